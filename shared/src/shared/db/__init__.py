@@ -1,0 +1,182 @@
+"""Postgres through asyncpg: a pool whose transactions carry the user, as row level security wants it.
+
+The services speak SQL: one statement, or one SQL function, per step on the hot path
+(`docs/decisions/0001-sql-through-asyncpg.md`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Self
+
+import asyncpg
+import msgspec
+
+from shared.errors import DatabaseUnavailableError
+from shared.observability import get_logger
+
+log = get_logger()
+
+_UNAVAILABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+)
+
+# What a runaway statement, a waiting lock or a vanished client may cost the server; milliseconds.
+_SERVER_SETTINGS = {
+    "statement_timeout": "10000",
+    "lock_timeout": "5000",
+    "idle_in_transaction_session_timeout": "10000",
+    "client_connection_check_interval": "1000",
+    "jit": "off",
+}
+
+
+class UnsafeRoleError(Exception):
+    """The database role could step around row level security; the service must not run as it."""
+
+
+class Database:
+    """A pool of connections as one role. Any use raises DatabaseUnavailableError where Postgres is away or too slow."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def connect(cls, url: str, *, application_name: str, pool_size: int, wait_seconds: float = 30.0) -> Self:
+        """Open the pool, waiting up to `wait_seconds` for a Postgres that is starting.
+
+        Raises UnsafeRoleError for a role that is superuser, may bypass row level security, or owns a table.
+        """
+        pool = asyncpg.create_pool(
+            url.replace("postgresql+asyncpg://", "postgresql://"),
+            min_size=0,
+            max_size=pool_size,
+            timeout=5,
+            command_timeout=15,
+            init=_init_connection,
+            reset=_keep_session,
+            server_settings={**_SERVER_SETTINGS, "application_name": application_name},
+        )
+        await pool
+        database = cls(pool)
+        try:
+            await database._wait_until_up(wait_seconds)
+            await database._refuse_unsafe_role()
+        except BaseException:
+            pool.terminate()
+            raise
+        return database
+
+    async def close(self) -> None:
+        try:
+            await asyncio.wait_for(self._pool.close(), 5)
+        except TimeoutError:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection outside of any transaction: for a single SQL function that sets its user by itself."""
+        with _unavailable():
+            connection = await self._pool.acquire(timeout=5)
+        try:
+            with _unavailable():
+                yield connection
+        except asyncio.CancelledError:
+            # What a cancelled exchange left on the wire must never be read by the next user of the connection.
+            connection.terminate()
+            raise
+        finally:
+            await asyncio.shield(self._release(connection))
+
+    @asynccontextmanager
+    async def transaction(self, user_id: str | None) -> AsyncIterator[asyncpg.Connection]:
+        """One transaction; row level security admits the rows of `user_id` (None: what the role's policies say)."""
+        async with self.connection() as connection:
+            await connection.execute(_begin(user_id))
+            try:
+                yield connection
+            except asyncio.CancelledError:
+                raise
+            except BaseException:
+                if not connection.is_closed():
+                    await connection.execute("rollback")
+                raise
+            await connection.execute("commit")
+
+    async def ping(self) -> None:
+        """One round trip."""
+        async with self.connection() as connection:
+            await connection.fetchval("select 1", timeout=2)
+
+    async def _release(self, connection: asyncpg.Connection) -> None:
+        try:
+            await self._pool.release(connection, timeout=5)
+        except _UNAVAILABLE:
+            connection.terminate()
+
+    async def _wait_until_up(self, wait_seconds: float) -> None:
+        deadline = asyncio.get_running_loop().time() + wait_seconds
+        while True:
+            try:
+                return await self.ping()
+            except DatabaseUnavailableError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                log.warning("database_awaited")
+                await asyncio.sleep(0.5)
+
+    async def _refuse_unsafe_role(self) -> None:
+        async with self.connection() as connection:
+            role = await connection.fetchrow(
+                """
+                select rolname, rolsuper or rolbypassrls as unbound,
+                       exists (select from pg_class where relowner = pg_roles.oid and relkind in ('r', 'p')) as owner
+                from pg_roles where rolname = current_user
+                """
+            )
+        if role["unbound"] or role["owner"]:
+            raise UnsafeRoleError(
+                f"the database role {role['rolname']!r} is a superuser, bypasses row level security or owns tables; "
+                "use the role that `python -m shared.db.migrate` made for this service"
+            )
+
+
+async def _init_connection(connection: asyncpg.Connection) -> None:
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=lambda value: msgspec.json.encode(value).decode(),
+        decoder=msgspec.json.decode,
+    )
+
+
+async def _keep_session(_connection: asyncpg.Connection) -> None:
+    """Nothing of ours outlives a transaction, so a returned connection needs no reset round trip."""
+
+
+def _begin(user_id: str | None) -> str:
+    # One round trip for both. The hexadecimal form lets no character of the id meet the SQL parser.
+    if user_id is None:
+        return "begin"
+    return f"begin; select set_config('app.user_id', convert_from('\\x{user_id.encode().hex()}', 'UTF8'), true)"
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    try:
+        yield
+    except _UNAVAILABLE as error:
+        log.warning("database_unavailable", cause=type(error).__name__)
+        raise DatabaseUnavailableError from error
+
+
+Row = Any  # asyncpg.Record: columns by name

@@ -1,0 +1,106 @@
+"""`python -m shared.db.migrate`: makes the services' database roles and brings the schema up to date.
+
+Runs as the owner (`DATABASE_URL`); the roles and their passwords are those named in the services' own URLs. Running it
+again changes nothing; two at once wait for each other.
+"""
+
+import asyncio
+import sys
+from urllib.parse import unquote, urlsplit
+
+from alembic import command
+from alembic.config import Config
+from pydantic import SecretStr, ValidationError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from shared.observability import configure_logging, get_logger
+from shared.settings import ServiceSettings, well_known
+
+log = get_logger()
+
+_LOCK = 7214001  # any number that nothing else in the database locks
+ROLES = ("parley_gateway", "parley_worker", "parley_persistence", "parley_tools")
+
+
+class MigrateSettings(ServiceSettings):
+    database_url: SecretStr = well_known("DATABASE_URL")
+    gateway_database_url: SecretStr = well_known("GATEWAY_DATABASE_URL")
+    chat_worker_database_url: SecretStr = well_known("CHAT_WORKER_DATABASE_URL")
+    persistence_database_url: SecretStr = well_known("PERSISTENCE_DATABASE_URL")
+    task_tools_database_url: SecretStr = well_known("TASK_TOOLS_DATABASE_URL")
+
+    @property
+    def service_urls(self) -> list[str]:
+        return [
+            url.get_secret_value()
+            for url in (
+                self.gateway_database_url,
+                self.chat_worker_database_url,
+                self.persistence_database_url,
+                self.task_tools_database_url,
+            )
+        ]
+
+
+async def migrate(owner_url: str, service_urls: list[str]) -> None:
+    """Bring roles and schema up to date.
+
+    Raises ValueError where a service URL names a role that is not its own, SQLAlchemyError where Postgres refuses.
+    """
+    engine = create_async_engine(_for_sqlalchemy(owner_url))
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": _LOCK})
+            await connection.commit()
+            for url, role in zip(service_urls, ROLES, strict=True):
+                await _ensure_role(connection, url, role)
+            await connection.commit()
+            await connection.run_sync(_upgrade)
+            await connection.commit()
+    finally:
+        await engine.dispose()
+
+
+async def _ensure_role(connection: AsyncConnection, url: str, role: str) -> None:
+    parts = urlsplit(url)
+    if unquote(parts.username or "") != role:
+        raise ValueError(f"expected the user {role!r} in the service's database URL, found {parts.username!r}")
+    exists = await connection.scalar(text("select 1 from pg_roles where rolname = :role"), {"role": role})
+    template = "alter role %I login password %L" if exists else "create role %I login password %L"
+    statement = await connection.scalar(
+        text("select format(cast(:template as text), cast(:role as text), cast(:password as text))"),
+        {"template": template, "role": role, "password": unquote(parts.password or "")},
+    )
+    await connection.exec_driver_sql(str(statement))
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", "shared.db:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _for_sqlalchemy(url: str) -> str:
+    _, _, rest = url.partition("://")
+    return f"postgresql+asyncpg://{rest}"
+
+
+def main() -> None:
+    try:
+        settings = MigrateSettings()
+    except ValidationError as error:
+        names = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+        sys.exit(f"migrate: set {names}")
+    configure_logging("migrate", settings)
+    try:
+        asyncio.run(migrate(settings.database_url.get_secret_value(), settings.service_urls))
+    except (ValueError, OSError, SQLAlchemyError) as error:
+        sys.exit(f"migrate: {error}")
+    log.info("migrated")
+
+
+if __name__ == "__main__":
+    main()

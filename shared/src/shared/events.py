@@ -1,0 +1,290 @@
+"""The events of one response, as the wire knows them: their JSON, their numbers, their order.
+
+An event is built once, as bytes, and these bytes are what is stored, fanned out and streamed (promise G4). The rules
+are those of OpenAI's Responses API; where a worker died, those of `docs/architecture.md` ("An attempt that dies").
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from shared.ids import Prefix, new_wire_id
+from shared.states import JobStatus
+
+JsonObject = dict[str, Any]
+Event = bytes
+
+FIRST_SEQUENCE_NUMBER = 0
+_TYPE_START = len(b'{"type":"')
+_TERMINAL_TYPES = {
+    JobStatus.COMPLETED: "response.completed",
+    JobStatus.FAILED: "response.failed",
+    JobStatus.INCOMPLETE: "response.incomplete",
+    # The field's clients know no `response.cancelled`; `response.status` says what happened.
+    JobStatus.CANCELLED: "response.incomplete",
+}
+TERMINAL_EVENT_TYPES = frozenset(_TERMINAL_TYPES.values())
+
+
+def type_of(event: Event) -> str:
+    """The type of an event built here; every event begins with it, so nothing is decoded."""
+    return event[_TYPE_START : event.index(b'"', _TYPE_START)].decode()
+
+
+def is_terminal(event: Event) -> bool:
+    return type_of(event) in TERMINAL_EVENT_TYPES
+
+
+def response_of(event: Event) -> JsonObject:
+    """The Response object inside a created, in_progress or terminal event."""
+    response: JsonObject = msgspec.json.decode(event)["response"]
+    return response
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one response."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def to_wire(self) -> JsonObject:
+        return {
+            "input_tokens": self.input_tokens,
+            "input_tokens_details": {"cached_tokens": self.cached_tokens, "cache_write_tokens": 0},
+            "output_tokens": self.output_tokens,
+            "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+            "total_tokens": self.input_tokens + self.output_tokens,
+        }
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a response failed. `code` is one of the wire's closed list, `type` our own stable slug."""
+
+    type: str
+    message: str
+    code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"] = "server_error"
+
+
+class _TextDelta(msgspec.Struct):
+    type: str
+    sequence_number: int
+    item_id: str
+    output_index: int
+    delta: str
+    content_index: int = 0
+    logprobs: tuple[()] = ()
+
+
+@dataclass(slots=True)
+class _OpenItem:
+    item: JsonObject
+    text: list[str] = field(default_factory=list)
+    has_part: bool = False
+
+
+class ResponseEvents:
+    """Builds the events of one response in order; holds what the next one needs to know.
+
+    `response` is the Response object as it was accepted; `output` are the items that are done and will be part of the
+    final one. At most one item is open at a time.
+    """
+
+    def __init__(
+        self,
+        response: JsonObject,
+        *,
+        next_seq: int = FIRST_SEQUENCE_NUMBER,
+        next_output_index: int = 0,
+        output: Sequence[JsonObject] = (),
+    ) -> None:
+        self.next_seq = next_seq
+        self.next_output_index = next_output_index
+        self.output: list[JsonObject] = list(output)
+        self._response = response
+        self._open: _OpenItem | None = None
+
+    @property
+    def has_open_item(self) -> bool:
+        return self._open is not None
+
+    def created(self) -> Event:
+        return self._with_response("response.created", JobStatus.QUEUED)
+
+    def queued(self) -> Event:
+        return self._with_response("response.queued", JobStatus.QUEUED)
+
+    def in_progress(self) -> Event:
+        return self._with_response("response.in_progress", JobStatus.IN_PROGRESS)
+
+    def text(self, delta: str) -> list[Event]:
+        """More of the answer's text; opens a message where none is open."""
+        events = [] if self._open else self._open_message()
+        assert self._open is not None
+        self._open.text.append(delta)
+        number = self._take_number()
+        index = self.next_output_index
+        events.append(
+            msgspec.json.encode(_TextDelta("response.output_text.delta", number, self._open.item["id"], index, delta))
+        )
+        return events
+
+    def close_message(self, status: Literal["completed", "incomplete"] = "completed") -> list[Event]:
+        """End the open message, if one is open."""
+        if self._open is None:
+            return []
+        assert self._open.item["type"] == "message"
+        text, item = "".join(self._open.text), self._open.item
+        where = {"item_id": item["id"], "output_index": self.next_output_index, "content_index": 0}
+        part = _output_text(text)
+        events = []
+        if self._open.has_part:
+            events.append(self._event("response.output_text.done", {**where, "text": text, "logprobs": []}))
+            events.append(self._event("response.content_part.done", {**where, "part": part}))
+            item = {**item, "content": [part]}
+        events.append(self._close_item({**item, "status": status}))
+        return events
+
+    def open_mcp_call(self, item_id: str, server_label: str, name: str, arguments: str) -> list[Event]:
+        """A tool call by our worker, announced before the tool runs."""
+        item = {
+            "id": item_id,
+            "type": "mcp_call",
+            "server_label": server_label,
+            "name": name,
+            "arguments": "",
+            "output": None,
+            "error": None,
+            "approval_request_id": None,
+            "status": "in_progress",
+        }
+        events = [self._open_item(item)]
+        item["arguments"] = arguments
+        where = {"item_id": item_id, "output_index": self.next_output_index}
+        events.append(self._event("response.mcp_call.in_progress", where))
+        events.append(self._event("response.mcp_call_arguments.done", {**where, "arguments": arguments}))
+        return events
+
+    def close_mcp_call(self, output: str | None, error: JsonObject | None) -> list[Event]:
+        """The result of the open tool call; `error` is a typed error of the wire."""
+        assert self._open is not None
+        item = self._open.item
+        outcome = "completed" if error is None else "failed"
+        where = {"item_id": item["id"], "output_index": self.next_output_index}
+        return [
+            self._event(f"response.mcp_call.{outcome}", where),
+            self._close_item({**item, "output": output, "error": error, "status": outcome}),
+        ]
+
+    def abandon(self) -> list[Event]:
+        """Close the item that a dead or stopped attempt left open; it is not part of the final output."""
+        if self._open is None:
+            return []
+        kept = len(self.output)
+        if self._open.item["type"] == "message":
+            events = self.close_message("incomplete")
+        else:
+            events = [self._close_item({**self._open.item, "status": "incomplete"})]
+        del self.output[kept:]
+        return events
+
+    def end(
+        self,
+        status: JobStatus,
+        *,
+        ended_at: datetime,
+        usage: Usage | None,
+        failure: Failure | None = None,
+        incomplete_reason: Literal["max_output_tokens", "content_filter"] | None = None,
+    ) -> list[Event]:
+        """The terminal event with the final Response object, after closing what is open.
+
+        An open message of a stopped or cut response stays in the output as `incomplete`; that of a failed one does not.
+        """
+        keeps_open_text = status in {JobStatus.CANCELLED, JobStatus.INCOMPLETE}
+        is_message = self._open is not None and self._open.item["type"] == "message"
+        events = self.close_message("incomplete") if keeps_open_text and is_message else self.abandon()
+        final = {
+            "completed_at": int(ended_at.timestamp()) if status is JobStatus.COMPLETED else None,
+            "output": self.output,
+            "usage": usage.to_wire() if usage else None,
+            "error": {"code": failure.code, "message": failure.message, "type": failure.type} if failure else None,
+            "incomplete_details": {"reason": incomplete_reason} if incomplete_reason else None,
+        }
+        events.append(self._with_response(_TERMINAL_TYPES[status], status, final))
+        return events
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Take over from the stored `events`, which continue what this object knows.
+
+        Items closed as `incomplete` before the end were abandoned by a dead attempt.
+        """
+        for raw in events:
+            event = msgspec.json.decode(raw)
+            assert event["sequence_number"] == self.next_seq
+            self.next_seq += 1
+            self._replay_one(event)
+
+    def _replay_one(self, event: JsonObject) -> None:
+        match event["type"]:
+            case "response.output_item.added":
+                self._open = _OpenItem(event["item"])
+            case "response.content_part.added":
+                assert self._open is not None
+                self._open.has_part = True
+            case "response.output_text.delta":
+                assert self._open is not None
+                self._open.text.append(event["delta"])
+            case "response.mcp_call_arguments.done":
+                assert self._open is not None
+                self._open.item["arguments"] = event["arguments"]
+            case "response.output_item.done":
+                self._open = None
+                self.next_output_index += 1
+                if event["item"]["status"] != "incomplete":
+                    self.output.append(event["item"])
+
+    def _open_message(self) -> list[Event]:
+        item = {
+            "id": new_wire_id(Prefix.MESSAGE),
+            "type": "message",
+            "status": "in_progress",
+            "role": "assistant",
+            "content": [],
+        }
+        added = self._open_item(item)
+        assert self._open is not None
+        self._open.has_part = True
+        where = {"item_id": item["id"], "output_index": self.next_output_index, "content_index": 0}
+        return [added, self._event("response.content_part.added", {**where, "part": _output_text("")})]
+
+    def _open_item(self, item: JsonObject) -> Event:
+        assert self._open is None
+        self._open = _OpenItem(item)
+        return self._event("response.output_item.added", {"output_index": self.next_output_index, "item": item})
+
+    def _close_item(self, item: JsonObject) -> Event:
+        event = self._event("response.output_item.done", {"output_index": self.next_output_index, "item": item})
+        self._open = None
+        self.next_output_index += 1
+        self.output.append(item)
+        return event
+
+    def _with_response(self, event_type: str, status: JobStatus, changes: JsonObject | None = None) -> Event:
+        return self._event(event_type, {"response": {**self._response, "status": status, **(changes or {})}})
+
+    def _event(self, event_type: str, fields: JsonObject) -> Event:
+        return msgspec.json.encode({"type": event_type, "sequence_number": self._take_number(), **fields})
+
+    def _take_number(self) -> int:
+        number = self.next_seq
+        self.next_seq += 1
+        return number
+
+
+def _output_text(text: str) -> JsonObject:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}

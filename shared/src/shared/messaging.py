@@ -1,0 +1,332 @@
+"""RabbitMQ: the whole topology, and the three ways in which the services use it.
+
+    chat.jobs           quorum queue            gateway, persistence → chat workers: a job may run
+    chat.journal.<p>    quorum queues, single   chat workers → persistence: what attempts produced
+                        active consumer
+    chat.dead           quorum queue            what the fuses threw out; maintenance reads it
+    chat.live           fanout exchange         persistence → every gateway: events that are stored now
+    chat.control        fanout exchange         gateway → every chat worker: cancel
+
+Any process may be the first after the broker was wiped, so each declares everything whenever it connects. Connections
+are plain, not "robust": a `Link` makes a new one after a loss and starts from what is true then.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aiormq.abc import DeliveredMessage
+from aiormq.exceptions import AMQPError
+from faststream.rabbit import QueueType, RabbitQueue
+from faststream.rabbit.schemas.queue import QuorumQueueArgs
+from pamqp.commands import Basic
+from pamqp.common import FieldTable
+
+from shared import contracts
+from shared.errors import BrokerUnavailableError
+from shared.ids import uuid7
+from shared.observability import get_logger
+
+log = get_logger()
+
+JOBS = "chat.jobs"
+DEAD = "chat.dead"
+LIVE = "chat.live"
+CONTROL = "chat.control"
+
+_RETRY_SECONDS = 0.5
+_HEARTBEAT_SECONDS = 10  # a silent peer is noticed after 20 to 33 s
+_QUEUE_LENGTH_MAX = 100_000
+_LISTENER_QUEUE_LENGTH_MAX = 10_000
+_DEAD_LETTERS: FieldTable = {
+    "x-dead-letter-exchange": "",
+    "x-dead-letter-routing-key": DEAD,
+    # At-least-once dead-lettering holds only together with reject-publish.
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+    "x-max-length": _QUEUE_LENGTH_MAX,
+}
+# Fuses, not policy: attempts are counted in Postgres. Set on purpose, because the default differs between versions.
+_JOBS_ARGUMENTS: FieldTable = {"x-queue-type": "quorum", "x-delivery-limit": 100, **_DEAD_LETTERS}
+_JOURNAL_ARGUMENTS: FieldTable = {
+    "x-queue-type": "quorum",
+    "x-single-active-consumer": True,
+    "x-delivery-limit": 1000,
+    **_DEAD_LETTERS,
+}
+_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError)
+
+jobs_queue = RabbitQueue(
+    JOBS,
+    queue_type=QueueType.QUORUM,
+    arguments=cast("QuorumQueueArgs", {k: v for k, v in _JOBS_ARGUMENTS.items() if k != "x-queue-type"}),
+)
+
+
+def journal_queue(partition: int) -> str:
+    return f"chat.journal.{partition}"
+
+
+def partition_of(conversation_id: UUID, partition_count: int) -> int:
+    """The journal partition of a conversation; the low bits of a UUIDv7 are random."""
+    return conversation_id.int % partition_count
+
+
+def with_heartbeat(url: str) -> str:
+    """`url` with our heartbeat, unless it names one."""
+    parts = urlsplit(url)
+    if "heartbeat" in parse_qs(parts.query):
+        return url
+    query = f"{parts.query}&heartbeat={_HEARTBEAT_SECONDS}".lstrip("&")
+    return parts._replace(query=query).geturl()
+
+
+async def declare_topology(channel: AbstractChannel, partition_count: int) -> None:
+    for name in (LIVE, CONTROL):
+        await channel.declare_exchange(name, aio_pika.ExchangeType.FANOUT, durable=True)
+    await channel.declare_queue(DEAD, durable=True, arguments={"x-queue-type": "quorum"})
+    await channel.declare_queue(JOBS, durable=True, arguments=_JOBS_ARGUMENTS)
+    for partition in range(partition_count):
+        await channel.declare_queue(journal_queue(partition), durable=True, arguments=_JOURNAL_ARGUMENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """How a process reaches the broker, and the name under which operators see its connections there."""
+
+    url: str
+    process: str
+    partition_count: int = 4
+    publish_timeout_seconds: float = 5.0
+
+
+class Link:
+    """A supervised connection: connect, declare the topology, run `session`, and again after a loss, until stopped.
+
+    `session` is entered with the connection whenever it is up and left when it is lost.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        purpose: str,
+        session: Callable[[AbstractConnection], AbstractAsyncContextManager[None]],
+    ) -> None:
+        self.is_up = asyncio.Event()
+        self._url = with_heartbeat(broker.url)
+        self._name = f"{broker.process} {purpose}"
+        self._partition_count = broker.partition_count
+        self._session = session
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"link {self._name}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._run_once()
+            except _FAILURES as error:
+                log.warning("broker_link_lost", link=self._name, cause=type(error).__name__)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _run_once(self) -> None:
+        lost = asyncio.Event()
+        connection = await aio_pika.connect(
+            self._url, timeout=5, client_properties={"connection_name": f"parley {self._name}"}
+        )
+        try:
+            connection.close_callbacks.add(lambda *_: lost.set())
+            async with asyncio.timeout(30):
+                channel = await connection.channel(publisher_confirms=False)
+                await declare_topology(channel, self._partition_count)
+                await channel.close()
+            async with self._session(connection):
+                self.is_up.set()
+                log.info("broker_link_up", link=self._name)
+                await lost.wait()
+            log.warning("broker_link_lost", link=self._name, cause="closed")
+        finally:
+            self.is_up.clear()
+            with contextlib.suppress(*_FAILURES):
+                await asyncio.wait_for(connection.close(), 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Channels:
+    confirmed: AbstractChannel
+    transient: AbstractChannel
+
+
+class Publisher:
+    """Publishes on a connection of its own, so that a blocked one never holds back acknowledgements."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.partition_count = broker.partition_count
+        self._timeout_seconds = broker.publish_timeout_seconds
+        self._channels: _Channels | None = None
+        self._link = Link(broker, "publisher", self._open)
+
+    def start(self) -> None:
+        self._link.start()
+
+    async def stop(self) -> None:
+        await self._link.stop()
+
+    async def wait_until_up(self, seconds: float) -> None:
+        """Raises TimeoutError."""
+        await asyncio.wait_for(self._link.is_up.wait(), seconds)
+
+    @property
+    def is_up(self) -> bool:
+        return self._link.is_up.is_set()
+
+    async def send(self, queue: str, message: contracts.Message, *, reply_to: str | None = None) -> None:
+        """Publish persistently; returns once the broker has confirmed.
+
+        Raises BrokerUnavailableError where that did not happen in time: the message may or may not be there.
+        """
+        await self.send_bytes(queue, contracts.encode(message), reply_to=reply_to)
+
+    async def send_bytes(self, queue: str, body: bytes, *, reply_to: str | None = None) -> None:
+        """As `send`, for a message that is encoded already."""
+        if self._channels is None:
+            raise _broker_unavailable("not connected")
+        message = aio_pika.Message(
+            body,
+            content_type="application/json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id=uuid7().hex,  # keys the return of an unroutable message, so one per publish
+            reply_to=reply_to,
+        )
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                answer = await self._channels.confirmed.default_exchange.publish(message, queue, mandatory=True)
+        except _FAILURES as error:
+            raise _broker_unavailable(type(error).__name__) from error
+        frame = answer.delivery if isinstance(answer, DeliveredMessage) else answer
+        if not isinstance(frame, Basic.Ack):
+            raise _broker_unavailable(type(frame).__name__)
+
+    async def tell(self, exchange: str, message: contracts.Message) -> None:
+        """Publish transiently to whoever listens now to chat.live or chat.control. A loss is only logged."""
+        await self._send_transient(exchange, "", contracts.encode(message))
+
+    async def reply(self, queue: str, message: contracts.Message) -> None:
+        """Publish transiently to the queue that a request named. A loss is only logged: the asker asks again."""
+        await self._send_transient("", queue, contracts.encode(message))
+
+    async def queue_length(self, queue: str) -> int:
+        """Messages ready in `queue`. Raises BrokerUnavailableError."""
+        if self._channels is None:
+            raise _broker_unavailable("not connected")
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                found = await self._channels.transient.declare_queue(queue, passive=True)
+        except _FAILURES as error:
+            raise _broker_unavailable(type(error).__name__) from error
+        return found.declaration_result.message_count or 0
+
+    async def _send_transient(self, exchange: str, routing_key: str, body: bytes) -> None:
+        if self._channels is None:
+            log.warning("transient_message_lost", exchange=exchange or "reply", cause="not connected")
+            return
+        message = aio_pika.Message(body, content_type="application/json")
+        channel = self._channels.transient
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                target = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
+                await target.publish(message, routing_key, mandatory=False)
+        except _FAILURES as error:
+            log.warning("transient_message_lost", exchange=exchange or "reply", cause=type(error).__name__)
+
+    @asynccontextmanager
+    async def _open(self, connection: AbstractConnection) -> AsyncIterator[None]:
+        self._channels = _Channels(
+            confirmed=await connection.channel(publisher_confirms=True, on_return_raises=True),
+            transient=await connection.channel(publisher_confirms=False),
+        )
+        # A channel that the broker closed is not mended: the whole link starts anew.
+        for channel in (self._channels.confirmed, self._channels.transient):
+            channel.close_callbacks.add(lambda *_: asyncio.ensure_future(connection.close()))
+        try:
+            yield
+        finally:
+            self._channels = None
+
+
+class Listener:
+    """Hears a fanout exchange through a bounded queue of its own, which is a new one after each connect.
+
+    Messages can be missed (a loss, an overflow), so `on_up`, called after each connect, must catch up elsewhere.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        exchange: str,
+        on_message: Callable[[bytes], None],
+        on_up: Callable[[], None],
+    ) -> None:
+        self.queue: str | None = None
+        self._exchange = exchange
+        self._process = broker.process
+        self._on_message = on_message
+        self._on_up = on_up
+        self._link = Link(broker, "listener", self._open)
+
+    def start(self) -> None:
+        self._link.start()
+
+    async def stop(self) -> None:
+        await self._link.stop()
+
+    async def wait_until_up(self, seconds: float) -> None:
+        """Raises TimeoutError."""
+        await asyncio.wait_for(self._link.is_up.wait(), seconds)
+
+    @property
+    def is_up(self) -> bool:
+        return self._link.is_up.is_set()
+
+    @asynccontextmanager
+    async def _open(self, connection: AbstractConnection) -> AsyncIterator[None]:
+        channel = await connection.channel(publisher_confirms=False)
+        queue = await channel.declare_queue(
+            f"{self._exchange}.{self._process}.{uuid7().hex}",
+            exclusive=True,
+            auto_delete=True,
+            arguments={"x-max-length": _LISTENER_QUEUE_LENGTH_MAX, "x-overflow": "drop-head"},
+        )
+        await queue.bind(self._exchange)
+        await queue.consume(self._take, no_ack=True)
+        self.queue = queue.name
+        self._on_up()
+        try:
+            yield
+        finally:
+            self.queue = None
+
+    async def _take(self, message: AbstractIncomingMessage) -> None:
+        self._on_message(message.body)
+
+
+def is_reply_queue(name: str) -> bool:
+    """Whether `name`, taken from a message, may be answered to: the queue of a control listener."""
+    return name.startswith(f"{CONTROL}.")
+
+
+def _broker_unavailable(cause: str) -> BrokerUnavailableError:
+    return BrokerUnavailableError("broker_unavailable", f"RabbitMQ did not confirm: {cause}", retry_after_seconds=2.0)

@@ -1,0 +1,58 @@
+"""Logs: one event per line, with the ids that join the life of a job across processes.
+
+The event name is a constant in snake_case; data go into fields: ids and numbers, never message text, never secrets.
+"""
+
+import logging
+import sys
+from typing import Any, Protocol, cast
+
+import structlog
+
+from shared.settings import LogFormat, ServiceSettings
+
+
+class Logger(Protocol):
+    def debug(self, event: str, **fields: Any) -> None: ...
+    def info(self, event: str, **fields: Any) -> None: ...
+    def warning(self, event: str, **fields: Any) -> None: ...
+    def error(self, event: str, **fields: Any) -> None: ...
+    def exception(self, event: str, **fields: Any) -> None: ...
+
+
+def get_logger() -> Logger:
+    return cast("Logger", structlog.get_logger())
+
+
+def configure_logging(service: str, settings: ServiceSettings) -> None:
+    """Send our logs and those of the libraries to stderr in one form. Call once, before anything else."""
+    before: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: list[Any] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if settings.log_format is LogFormat.JSON
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    structlog.configure(
+        processors=[*before, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=before,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+# Bound once at the edge of a request or a job; every line logged inside carries them.
+bound_ids = structlog.contextvars.bound_contextvars
