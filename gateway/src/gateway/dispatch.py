@@ -1,0 +1,92 @@
+"""Tells the workers of an accepted job. The commit has already promised it; this only makes it start soon.
+
+A job whose publication was not confirmed stays unmarked in the jobs table, and persistence publishes it again.
+"""
+
+import asyncio
+from uuid import UUID
+
+from shared.contracts import CancelRequested, JobReady
+from shared.db import Database
+from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
+from shared.messaging import CONTROL, JOBS, Publisher, journal_queue, partition_of
+from shared.observability import get_logger
+
+log = get_logger()
+
+_MARK_SECONDS = 0.5
+
+
+class Dispatcher:
+    """Publishes jobs in the background and marks the confirmed ones in batches."""
+
+    def __init__(self, publisher: Publisher, database: Database) -> None:
+        self._publisher = publisher
+        self._database = database
+        self._publications: set[asyncio.Task[None]] = set()
+        self._confirmed: list[UUID] = []
+        self._marker: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._marker = asyncio.create_task(self._mark_for_ever(), name="dispatch marker")
+
+    async def stop(self) -> None:
+        """Wait for publications under way (each has its timeout), mark them, end."""
+        await asyncio.gather(*self._publications, return_exceptions=True)
+        if self._marker is not None:
+            self._marker.cancel()
+            await asyncio.gather(self._marker, return_exceptions=True)
+        await self._mark()
+
+    def dispatch(self, job: JobReady) -> None:
+        """Publish without making the caller wait: an answer to a client never waits for the broker."""
+        self._in_background(self._publish(job))
+
+    def cancel(self, request: CancelRequested) -> None:
+        """Tell the worker that runs the job, and persistence in case none does."""
+        self._in_background(self._publish_cancel(request))
+
+    async def _publish(self, job: JobReady) -> None:
+        try:
+            await self._publisher.send(JOBS, job)
+        except BrokerUnavailableError as error:
+            log.warning("dispatch_unconfirmed", job_id=str(job.job_id), cause=error.message)
+            return
+        self._confirmed.append(job.job_id)
+
+    async def _publish_cancel(self, request: CancelRequested) -> None:
+        partition = partition_of(request.conversation_id, self._publisher.partition_count)
+        try:
+            await self._publisher.tell(CONTROL, request)
+            await self._publisher.send(journal_queue(partition), request)
+        except BrokerUnavailableError as error:
+            log.warning("cancel_unconfirmed", job_id=str(request.job_id), cause=error.message)
+
+    def _in_background(self, publication: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.create_task(publication)
+        self._publications.add(task)
+        task.add_done_callback(self._publications.discard)
+
+    async def _mark_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_MARK_SECONDS)
+            await self._mark()
+
+    async def _mark(self) -> None:
+        if not self._confirmed:
+            return
+        job_ids, self._confirmed = self._confirmed, []
+        try:
+            async with self._database.transaction(None) as connection:
+                await connection.execute("select set_config('app.scope', 'dispatch', true)")
+                # A job that a worker has taken meanwhile needs no mark.
+                await connection.execute(
+                    """
+                    update jobs set dispatched_at = clock_timestamp()
+                    where id in (select id from jobs where id = any($1) and status = 'queued' and dispatched_at is null
+                                 order by id for no key update)
+                    """,
+                    job_ids,
+                )
+        except DatabaseUnavailableError:
+            log.warning("dispatch_unmarked", count=len(job_ids))

@@ -1,0 +1,232 @@
+"""Errors → HTTP: the only place that knows status codes, and both renderings of an error.
+
+    /v1      {"error": {"message", "type", "param", "code"}}                                  as OpenAI's clients know it
+    others   {"status": "error", "data": null, "error": {"error_code", "error_message",
+              "status_code", "details", "request_id"}}
+
+An unknown error is answered by `RequestContext`, which sees every request first and last.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared import errors
+from shared.ids import uuid7
+from shared.observability import bound_ids, get_logger
+
+log = get_logger()
+
+
+class UnsupportedMediaTypeError(errors.InvalidInputError):
+    """The body is in a form that is not read."""
+
+
+class AnswerFailedError(errors.ParleyError):
+    """The message was accepted and is kept, but its job ended `failed`; `details` hold the ids."""
+
+
+_STATUSES: tuple[tuple[type[errors.ParleyError], HTTPStatus], ...] = (
+    (UnsupportedMediaTypeError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
+    (errors.InvalidInputError, HTTPStatus.BAD_REQUEST),
+    (errors.NotAuthenticatedError, HTTPStatus.UNAUTHORIZED),
+    (errors.PermissionDeniedError, HTTPStatus.FORBIDDEN),
+    (errors.NotFoundError, HTTPStatus.NOT_FOUND),
+    (errors.ConflictError, HTTPStatus.CONFLICT),
+    (errors.TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (errors.KeyReusedError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (errors.LimitExceededError, HTTPStatus.TOO_MANY_REQUESTS),
+    (errors.UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (AnswerFailedError, HTTPStatus.BAD_GATEWAY),
+)
+_OPENAI_TYPES = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+}
+_HEADERS: dict[int, dict[str, str]] = {
+    HTTPStatus.UNAUTHORIZED: {"www-authenticate": "Bearer"},
+    # OpenAI's clients send a 409 twice more unless they are told not to.
+    HTTPStatus.CONFLICT: {"x-should-retry": "false"},
+    # The rest of the body is not read, so the connection cannot serve another request.
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: {"connection": "close"},
+}
+_RETRY_AFTER_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """An error as it is told to a client."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    details: dict[str, Any] | None = None
+    retry_after_seconds: float | None = None
+
+
+_INTERNAL = Problem(
+    status=HTTPStatus.INTERNAL_SERVER_ERROR,
+    code="internal_error",
+    message="Something went wrong on our side. If it persists, tell us the request id.",
+)
+
+
+def problem_of(error: errors.ParleyError) -> Problem:
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), None)
+    if status is None:
+        return _INTERNAL
+    wait = getattr(error, "retry_after_seconds", None)
+    if status is HTTPStatus.SERVICE_UNAVAILABLE and wait is None:
+        wait = _RETRY_AFTER_SECONDS
+    return Problem(
+        status=status,
+        code=error.code,
+        message=error.message,
+        param=error.param,
+        details=error.details,
+        retry_after_seconds=wait,
+    )
+
+
+def render(scope: Scope, problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The answer to the request of `scope`, in the form of the interface that it came by."""
+    path: str = scope["path"]
+    body = _for_openai(problem) if path == "/v1" or path.startswith("/v1/") else _for_api(problem, request_id_of(scope))
+    own = dict(_HEADERS.get(problem.status, {}))
+    if problem.retry_after_seconds is not None:
+        own["retry-after"] = str(max(1, math.ceil(problem.retry_after_seconds)))
+    return JSONResponse(body, problem.status, headers={**(headers or {}), **own})
+
+
+def _for_openai(problem: Problem) -> dict[str, Any]:
+    is_ours = problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    error_type = "server_error" if is_ours else _OPENAI_TYPES.get(HTTPStatus(problem.status), "invalid_request_error")
+    code = "invalid_api_key" if problem.status == HTTPStatus.UNAUTHORIZED else problem.code
+    return {"error": {"message": problem.message, "type": error_type, "param": problem.param, "code": code}}
+
+
+def _for_api(problem: Problem, request_id: str) -> dict[str, Any]:
+    details = dict(problem.details or {})
+    if problem.param is not None:
+        details["field"] = problem.param
+    return {
+        "status": "error",
+        "data": None,
+        "error": {
+            "error_code": problem.code,
+            "error_message": problem.message,
+            "status_code": int(problem.status),
+            "details": details or None,
+            "request_id": request_id,
+        },
+    }
+
+
+def install_problems(app: FastAPI) -> None:
+    """Let `app` answer every error in our form, and carry a request id."""
+    app.add_exception_handler(errors.ParleyError, _answer_parley_error)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(HTTPException, _answer_router_error)
+    app.add_middleware(RequestContext)
+
+
+async def _answer_parley_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.ParleyError)
+    problem = problem_of(error)
+    if problem is _INTERNAL:
+        log.error("error_without_status", code=error.code, exc_info=error)
+    return render(request.scope, problem)
+
+
+async def _answer_validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = [{"field": _field_of(fault["loc"]), "message": fault["msg"]} for fault in error.errors()]
+    first = faults[0]
+    problem = Problem(
+        status=HTTPStatus.BAD_REQUEST,
+        code="invalid_input",
+        message=f"'{first['field']}': {first['message']}" if first["field"] else str(first["message"]),
+        param=first["field"] or None,
+        details={"fields": faults} if len(faults) > 1 else None,
+    )
+    return render(request.scope, problem)
+
+
+def _field_of(location: tuple[int | str, ...]) -> str:
+    """`("body", "items", 0, "title")` → `items[0].title`; the leading word says only where the field was looked for."""
+    text = ""
+    for part in location[1:]:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
+async def _answer_router_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    messages = {
+        HTTPStatus.NOT_FOUND: "There is nothing at this address.",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not possible at this address.",
+    }
+    problem = Problem(
+        status=status,
+        code=status.phrase.lower().replace(" ", "_"),
+        message=messages.get(status, str(error.detail)),
+    )
+    return render(request.scope, problem, error.headers)
+
+
+def request_id_of(scope: Scope) -> str:
+    request_id: str = scope.get("state", {}).get("request_id", "")
+    return request_id
+
+
+class RequestContext:
+    """Gives each request an id, in its logs and its answer; answers what nobody caught; logs how it went."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = f"req_{uuid7().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        with bound_ids(request_id=request_id):
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_at, status = time.monotonic(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id_of(scope).encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            log.info("client_gone", path=scope["path"])
+        except Exception:
+            log.exception("request_failed", method=scope["method"], path=scope["path"])
+            if status:
+                raise  # half an answer is out: only a broken connection tells the client
+            await render(scope, _INTERNAL)(scope, receive, send_with_id)
+        finally:
+            note = log.debug if scope["path"].startswith("/health/") else log.info
+            milliseconds = round((time.monotonic() - started_at) * 1000, 1)
+            note("request", method=scope["method"], path=scope["path"], status=status, duration_ms=milliseconds)

@@ -1,0 +1,214 @@
+"""A new turn: the Response object it will be, its first events, and the one statement that accepts it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from uuid import UUID
+
+import asyncpg
+
+from shared.db import Database
+from shared.errors import KeyReusedError, LimitExceededError, NotFoundError
+from shared.events import Event, JsonObject, ResponseEvents
+from shared.ids import Prefix, to_wire, uuid7
+
+_TITLE_CHARS_MAX = 60
+_ACCEPT = "select * from accept_turn($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
+
+
+class Role(StrEnum):
+    USER = "user"
+    ASSISTANT = "assistant"
+    SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True)
+class InputMessage:
+    """One message of the input. `parts` are content parts as the wire knows them, `content` is their text."""
+
+    role: Role
+    content: str
+    parts: Sequence[JsonObject]
+    id: UUID = field(default_factory=uuid7)
+
+    @classmethod
+    def of_text(cls, role: Role, text: str) -> "InputMessage":
+        kind = "output_text" if role is Role.ASSISTANT else "input_text"
+        return cls(role, text, [{"type": kind, "text": text}])
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What makes two requests one: the client's key, for ever, with the hash of the body it came with."""
+
+    key: str | None = None
+    body_hash: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn to accept. `options` are the fields of the Response object that the client chose.
+
+    `conversation_id` null begins a conversation; `parent_job_id` names the turn that this one follows, where it is
+    not the conversation's last.
+    """
+
+    user_id: str
+    messages: Sequence[InputMessage]
+    model: str
+    options: JsonObject
+    conversation_id: UUID | None = None
+    parent_job_id: UUID | None = None
+    background: bool = False
+    submission: Submission = Submission()
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An accepted turn. `events` are its stored ones so far; of a repeated submission they are not known here."""
+
+    job_id: UUID
+    conversation_id: UUID
+    user_id: str
+    response: JsonObject
+    events: Sequence[Event]
+    is_active: bool
+    is_repeat: bool
+
+    @property
+    def response_id(self) -> str:
+        return to_wire(Prefix.RESPONSE, self.job_id)
+
+
+async def accept(database: Database, turn: Turn, *, open_jobs_max: int) -> Accepted:
+    """Store the turn, its messages and its first events in one transaction, or nothing.
+
+    A repeated submission starts nothing and gives the first one's job. Raises NotFoundError for a conversation that is
+    not the user's, KeyReusedError for a known key with another body, LimitExceededError for too many open jobs.
+    """
+    job_id, conversation_id = uuid7(), turn.conversation_id or uuid7()
+    response = _response_object(turn, job_id, conversation_id)
+    events = _first_events(response, background=turn.background)
+    arguments: tuple[object, ...] = (
+        turn.user_id,
+        job_id,
+        conversation_id,
+        turn.conversation_id is None,
+        _title(turn.messages),
+        {},
+        turn.parent_job_id,
+        turn.background,
+        True,
+        response,
+        [_row(ordinal, message) for ordinal, message in enumerate(turn.messages)],
+        b"\n".join(events).decode(),
+        len(events),
+        turn.submission.key,
+        turn.submission.body_hash,
+        open_jobs_max,
+    )
+    row = await _call(database, arguments)
+    _refuse(row["outcome"])
+    return Accepted(
+        job_id=row["job_id"],
+        conversation_id=row["conversation_id"],
+        user_id=turn.user_id,
+        response=response,
+        events=events if row["outcome"] == "accepted" else (),
+        is_active=row["is_active"],
+        is_repeat=row["outcome"] == "repeated",
+    )
+
+
+async def _call(database: Database, arguments: tuple[object, ...]) -> asyncpg.Record:
+    async with database.connection() as connection:
+        try:
+            return await connection.fetchrow(_ACCEPT, *arguments)
+        except asyncpg.UniqueViolationError as error:
+            if error.constraint_name != "jobs_idempotency":
+                raise
+        # The same key came twice at once and the other one won: now it is found.
+        return await connection.fetchrow(_ACCEPT, *arguments)
+
+
+def _refuse(outcome: str) -> None:
+    match outcome:
+        case "conversation_not_found":
+            raise NotFoundError("not_found", "No such conversation.", param="conversation")
+        case "key_reused":
+            raise KeyReusedError(
+                "idempotency_key_reused",
+                "This Idempotency-Key was used with another request body; use a new key for a new request.",
+                param="Idempotency-Key",
+            )
+        case "too_many_open":
+            raise LimitExceededError(
+                "too_many_open_responses",
+                "Too many of your responses are still queued or running; wait for one to end, or cancel one.",
+                retry_after_seconds=5,
+            )
+
+
+def _first_events(response: JsonObject, *, background: bool) -> list[Event]:
+    writer = ResponseEvents(response)
+    return [writer.created(), writer.queued()] if background else [writer.created()]
+
+
+def _row(ordinal: int, message: InputMessage) -> JsonObject:
+    return {
+        "id": str(message.id),
+        "ordinal": ordinal,
+        "role": message.role,
+        "content": message.content,
+        "parts": message.parts,
+    }
+
+
+def _title(messages: Sequence[InputMessage]) -> str:
+    """The beginning of the first thing the user said, cut between words."""
+    said = next((message.content for message in messages if message.role is Role.USER), "")
+    text = " ".join(said.split())
+    if len(text) <= _TITLE_CHARS_MAX:
+        return text
+    return text[:_TITLE_CHARS_MAX].rsplit(" ", 1)[0] + "…"
+
+
+def _response_object(turn: Turn, job_id: UUID, conversation_id: UUID) -> JsonObject:
+    """The Response object of a turn that has just been accepted: every field that clients of any kind require."""
+    return {
+        "id": to_wire(Prefix.RESPONSE, job_id),
+        "object": "response",
+        "created_at": int(datetime.now(UTC).timestamp()),
+        "status": "queued",
+        "background": turn.background,
+        "completed_at": None,
+        "conversation": {"id": to_wire(Prefix.CONVERSATION, conversation_id)},
+        "error": None,
+        "frequency_penalty": 0.0,
+        "incomplete_details": None,
+        "instructions": None,
+        "max_output_tokens": None,
+        "max_tool_calls": None,
+        "metadata": {},
+        "model": turn.model,
+        "output": [],
+        "parallel_tool_calls": True,
+        "presence_penalty": 0.0,
+        "previous_response_id": None,
+        "prompt_cache_key": None,
+        "reasoning": {"effort": None, "summary": None},
+        "safety_identifier": None,
+        "service_tier": "default",
+        "store": True,
+        "temperature": 1.0,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_logprobs": 0,
+        "top_p": 1.0,
+        "truncation": "disabled",
+        "usage": None,
+        "user": None,
+        **turn.options,
+    }
