@@ -1,0 +1,85 @@
+"""Databases and virtual hosts of a test's own, on the servers that the environment names."""
+
+import asyncio
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+import asyncpg
+import httpx2
+from deploy.local.credentials import role_password
+from tests.support.services import private_rabbit
+
+from shared.db.migrate import ROLES, migrate
+from shared.ids import uuid7
+
+
+@dataclass(frozen=True)
+class Backends:
+    """What a stack runs on: a migrated database (URLs by role, and `owner`), and a broker without queues."""
+
+    database_urls: Mapping[str, str]
+    rabbitmq_url: str
+
+
+@contextmanager
+def new_database() -> Iterator[dict[str, str]]:
+    """A freshly migrated database: URLs for `owner` and for each service's role. Dropped afterwards."""
+    server, name = _required("DATABASE_URL"), f"parley_test_{uuid7().hex}"
+    asyncio.run(_execute(server, f'create database "{name}"'))
+    try:
+        urls = {"owner": _at(server, name), **{role: _at(server, name, role) for role in ROLES}}
+        asyncio.run(migrate(urls["owner"], [urls[role] for role in ROLES]))
+        yield urls
+    finally:
+        asyncio.run(_execute(server, f'drop database "{name}" with (force)'))
+
+
+@contextmanager
+def new_broker() -> Iterator[str]:
+    """The URL of a virtual host of its own; of a RabbitMQ of its own where there is no management API to make one."""
+    management = os.environ.get("RABBITMQ_MANAGEMENT_URL")
+    if management is None:
+        with private_rabbit() as rabbit:
+            yield rabbit.url
+        return
+    url, name = _required("RABBITMQ_URL"), f"test-{uuid7().hex}"
+    user = quote(urlsplit(url).username or "guest")
+    with httpx2.Client(base_url=f"{management}/api", timeout=30) as api:
+        api.put(f"/vhosts/{name}").raise_for_status()
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        api.put(f"/permissions/{name}/{user}", json=everything).raise_for_status()
+        try:
+            yield urlsplit(url)._replace(path=f"/{name}").geturl()
+        finally:
+            api.delete(f"/vhosts/{name}").raise_for_status()
+
+
+@contextmanager
+def new_backends() -> Iterator[Backends]:
+    with new_database() as database_urls, new_broker() as rabbitmq_url:
+        yield Backends(database_urls, rabbitmq_url)
+
+
+def _required(variable: str) -> str:
+    value = os.environ.get(variable)
+    assert value, f"{variable} is not set: run the tests with ./dev test"
+    return value
+
+
+def _at(url: str, database: str, role: str | None = None) -> str:
+    parts = urlsplit(url)
+    credentials, at, host = parts.netloc.rpartition("@")
+    if role is not None:
+        credentials, at = f"{role}:{role_password(role, url)}", "@"
+    return parts._replace(scheme="postgresql", netloc=f"{credentials}{at}{host}", path=f"/{database}").geturl()
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

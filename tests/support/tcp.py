@@ -1,0 +1,58 @@
+"""A TCP proxy whose line can be cut and mended: a server that goes away and comes back, without touching the server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+
+class Line:
+    """The proxy's switch. While it is cut, connections are closed as soon as they are made."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._is_cut = False
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def cut(self) -> None:
+        self._is_cut = True
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def mend(self) -> None:
+        self._is_cut = False
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_cut:
+            writer.transport.abort()
+            return
+        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        self._writers |= {writer, far_writer}
+        await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+        self._writers -= {writer, far_writer}
+
+
+@asynccontextmanager
+async def proxied(url: str) -> AsyncIterator[tuple[str, Line]]:
+    """`url` as seen through a proxy, and the proxy's line."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    assert parts.port
+    line = Line((parts.hostname, parts.port))
+    server = await asyncio.start_server(line.carry, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    credentials, at, _ = parts.netloc.rpartition("@")
+    try:
+        yield parts._replace(netloc=f"{credentials}{at}127.0.0.1:{port}").geturl(), line
+    finally:
+        server.close()
+        line.cut()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while part := await reader.read(65_536):
+            writer.write(part)
+            await writer.drain()
+    with suppress(ConnectionError):
+        writer.close()

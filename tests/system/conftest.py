@@ -1,0 +1,35 @@
+"""One system for the stories that do not break it: two gateways, two workers. Those that do start their own."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from tests.support.backends import Backends
+from tests.support.client import Client
+from tests.support.stack import Stack, running_stack
+
+
+@pytest.fixture(scope="session")
+def backends(database_urls: dict[str, str], rabbitmq_url: str) -> Backends:
+    return Backends(database_urls, rabbitmq_url)
+
+
+@pytest.fixture(scope="session")
+async def stack(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    folder: Path = tmp_path_factory.mktemp("stack")
+    async with running_stack(backends, folder, counts={"gateway": 2, "chat-worker": 2}) as running:
+        yield running
+
+
+@pytest.fixture
+async def client_of(stack: Stack) -> AsyncIterator[Callable[..., Client]]:
+    """Makes clients: `client_of("ada")`, `client_of("ada", gateway=1)`."""
+    clients: list[Client] = []
+
+    def make(user_id: str, *, gateway: int = 0) -> Client:
+        clients.append(Client(stack.gateway(gateway).url, user_id))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        await client.close()

@@ -1,0 +1,146 @@
+"""Parts of the system are killed while it talks; the answer arrives all the same, once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from tests.support.backends import Backends, new_backends
+from tests.support.client import Client, JsonObject, is_terminal, text_of
+from tests.support.stack import Stack, running_stack
+from tests.support.waiting import wait_until
+
+from shared.ids import uuid7
+
+
+@pytest.fixture
+def own_backends() -> Iterator[Backends]:
+    with new_backends() as backends:
+        yield backends
+
+
+@pytest.fixture
+async def fragile(own_backends: Backends, tmp_path: Path) -> AsyncIterator[Stack]:
+    """A system to break: two gateways, two workers, short leases, a database and a broker of its own."""
+    counts = {"gateway": 2, "chat-worker": 2}
+    variables = {"CHAT_WORKER_LEASE_SECONDS": "5", "PERSISTENCE_DISPATCH_GRACE_SECONDS": "1"}
+    async with running_stack(own_backends, tmp_path, counts=counts, variables=variables) as running:
+        yield running
+
+
+def words(count: int) -> str:
+    return " ".join(f"w{number}" for number in range(count))
+
+
+def assert_is_journal(events: list[JsonObject]) -> None:
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert [is_terminal(event) for event in events] == [False] * (len(events) - 1) + [True]
+
+
+async def read_until(client: Client, response_id: str, word: str) -> list[JsonObject]:
+    seen = []
+    async with client.stream(response_id) as events:
+        async for event in events:
+            seen.append(event)
+            if word in event.get("delta", ""):
+                return seen
+    raise AssertionError(f"the stream ended before {word}")
+
+
+async def test_a_gateway_stops_in_mid_stream_and_the_client_resumes_at_the_other(fragile: Stack) -> None:
+    here, there = (Client(fragile.gateway(number).url, "grace") for number in (0, 1))
+    created = await here.create("[[demo: tokens=150 delay_ms=20]] go", background=True)
+    seen: list[JsonObject] = []
+    stopping: asyncio.Task[int] | None = None
+
+    async with here.stream(created["id"]) as events:
+        async for event in events:
+            seen.append(event)
+            if stopping is None and "w20" in event.get("delta", ""):
+                stopping = asyncio.create_task(asyncio.to_thread(fragile.gateway(0).stop))
+
+    assert stopping is not None
+    assert not is_terminal(seen[-1])
+    await stopping
+    seen += await there.events(created["id"], starting_after=seen[-1]["sequence_number"])
+    assert_is_journal(seen)
+    assert text_of(seen[-1]["response"]).split() == words(150).split()
+    fragile.gateway(0).start()
+    await fragile.gateway(0).ready()
+    assert await here.events(created["id"]) == seen
+
+
+async def test_a_worker_is_killed_in_mid_text_and_the_answer_arrives_once(fragile: Stack) -> None:
+    client = Client(fragile.gateway().url, f"user-{uuid7().hex[-12:]}")
+    created = await client.create("[[demo: tokens=100 delay_ms=30]] go", background=True)
+    seen = await read_until(client, created["id"], "w15")
+
+    await _kill_the_worker_of(fragile, created["id"])
+    seen += await client.events(created["id"], starting_after=seen[-1]["sequence_number"])
+
+    assert_is_journal(seen)
+    final = seen[-1]["response"]
+    assert final["status"] == "completed"
+    assert text_of(final).split() == words(100).split()
+    closed = [event["item"] for event in seen if event["type"] == "response.output_item.done"]
+    assert [item["status"] for item in closed] == ["incomplete", "completed"]
+    assert [item["id"] for item in final["output"]] == [closed[1]["id"]]
+    assert await client.events(created["id"]) == seen
+
+
+async def test_messages_are_accepted_without_a_worker_and_answered_once_there_is_one(fragile: Stack) -> None:
+    client = Client(fragile.gateway().url, f"user-{uuid7().hex[-12:]}")
+    for worker in fragile.of_kind("chat-worker"):
+        worker.kill()
+
+    created = [await client.create(f"[[demo: echo]] {number}", background=True) for number in range(5)]
+    fragile.processes["chat-worker-0"].start()
+    ended = [await client.ended(response["id"]) for response in created]
+
+    assert [response["status"] for response in ended] == ["completed"] * 5
+
+
+async def test_persistence_is_killed_in_mid_stream_and_nothing_is_missing(fragile: Stack) -> None:
+    client = Client(fragile.gateway().url, f"user-{uuid7().hex[-12:]}")
+    created = await client.create("[[demo: tokens=100 delay_ms=20]] go", background=True)
+    seen = await read_until(client, created["id"], "w10")
+
+    persistence = fragile.processes["persistence-0"]
+    persistence.kill()
+    persistence.start()
+    seen += await client.events(created["id"], starting_after=seen[-1]["sequence_number"])
+
+    assert_is_journal(seen)
+    assert text_of(seen[-1]["response"]).split() == words(100).split()
+
+
+async def test_a_model_that_is_down_ends_the_job_with_a_code_and_keeps_the_message(fragile: Stack) -> None:
+    client = Client(fragile.gateway().url, f"user-{uuid7().hex[-12:]}")
+    fragile.processes["demo-model-0"].kill()
+
+    created = await client.create("hello there", background=True)
+    ended = await client.ended(created["id"], seconds=90)
+
+    assert ended["status"] == "failed"
+    assert ended["error"]["type"] == "model_unavailable"
+    conversation = created["conversation"]["id"]
+    kept = await client.http.get(f"/api/conversations/{conversation}/messages")
+    assert kept.status_code == httpx2.codes.OK
+    assert [message["content"] for message in kept.json()["items"]] == ["hello there"]
+
+
+async def _kill_the_worker_of(stack: Stack, response_id: str) -> None:
+    """Kills the worker whose log says that it claimed the job."""
+    job = response_id.removeprefix("resp_")
+
+    async def find() -> list[str]:
+        return [
+            worker.name
+            for worker in stack.of_kind("chat-worker")
+            if job in worker.log.read_text(errors="replace").replace("-", "")
+        ]
+
+    owners = await wait_until(find, what="a worker logged the job")
+    assert len(owners) == 1
+    stack.processes[owners[0]].kill()
