@@ -1,0 +1,134 @@
+"""The events of a response: numbers, framing of items, and taking over from what is stored."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.events import Event, Failure, ResponseEvents, Usage, is_terminal, response_of, type_of
+from shared.states import JobStatus
+
+RESPONSE = {"id": "resp_1", "object": "response", "status": "queued", "output": [], "usage": None}
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+def decoded(events: list[Event]) -> list[dict[str, Any]]:
+    return [json.loads(event) for event in events]
+
+
+def a_text_turn(writer: ResponseEvents, *deltas: str) -> list[Event]:
+    events = [writer.created(), writer.in_progress()]
+    for delta in deltas:
+        events += writer.text(delta)
+    events += writer.close_message()
+    return events + writer.end(JobStatus.COMPLETED, ended_at=NOW, usage=Usage(3, 2))
+
+
+def test_a_text_turn_is_framed_as_the_wire_says() -> None:
+    events = a_text_turn(ResponseEvents(RESPONSE), "Hel", "lo")
+
+    assert [type_of(event) for event in events] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert [event["sequence_number"] for event in decoded(events)] == list(range(10))
+    final = response_of(events[-1])
+    assert final["output"][0]["content"][0]["text"] == "Hello"
+    assert final["usage"]["total_tokens"] == 5
+    assert final["completed_at"] == int(NOW.timestamp())
+
+
+def test_a_tool_call_is_one_item_with_its_result() -> None:
+    writer = ResponseEvents(RESPONSE)
+
+    events = decoded(writer.open_mcp_call("mcp_1", "tasks", "add_task", "{}") + writer.close_mcp_call("[]", None))
+
+    assert [event["type"] for event in events] == [
+        "response.output_item.added",
+        "response.mcp_call.in_progress",
+        "response.mcp_call_arguments.done",
+        "response.mcp_call.completed",
+        "response.output_item.done",
+    ]
+    assert events[0]["item"]["arguments"] == ""
+    assert events[-1]["item"] == writer.output[0]
+    assert writer.output[0]["arguments"] == "{}"
+    assert writer.output[0]["output"] == "[]"
+
+
+def test_an_abandoned_item_is_closed_and_not_part_of_the_output() -> None:
+    writer = ResponseEvents(RESPONSE)
+    writer.text("partial")
+
+    closing = decoded(writer.abandon())
+    writer.text("whole")
+    writer.close_message()
+    final = response_of(writer.end(JobStatus.COMPLETED, ended_at=NOW, usage=None)[-1])
+
+    assert closing[-1]["item"]["status"] == "incomplete"
+    assert [item["content"][0]["text"] for item in final["output"]] == ["whole"]
+    assert writer.next_output_index == 2
+
+
+def test_a_cancelled_response_keeps_what_was_said() -> None:
+    writer = ResponseEvents(RESPONSE)
+    writer.text("so far")
+
+    events = writer.end(JobStatus.CANCELLED, ended_at=NOW, usage=None)
+
+    assert type_of(events[-1]) == "response.incomplete"
+    final = response_of(events[-1])
+    assert final["status"] == "cancelled"
+    assert final["incomplete_details"] is None
+    assert final["output"][0]["status"] == "incomplete"
+    assert final["output"][0]["content"][0]["text"] == "so far"
+
+
+def test_a_failed_response_says_why_and_drops_what_was_half_said() -> None:
+    writer = ResponseEvents(RESPONSE)
+    writer.text("so far")
+
+    events = writer.end(JobStatus.FAILED, ended_at=NOW, usage=None, failure=Failure("model_unavailable", "Down."))
+
+    final = response_of(events[-1])
+    assert final["error"] == {"code": "server_error", "message": "Down.", "type": "model_unavailable"}
+    assert final["output"] == []
+
+
+@given(st.data())
+def test_whoever_takes_over_at_any_point_goes_on_as_the_dead_would_have(data: st.DataObject) -> None:
+    writer = ResponseEvents(RESPONSE)
+    events = [writer.created(), writer.in_progress()]
+    for _ in range(data.draw(st.integers(0, 4))):
+        if data.draw(st.booleans()):
+            for delta in data.draw(st.lists(st.text(min_size=1), min_size=1, max_size=3)):
+                events += writer.text(delta)
+            events += writer.close_message()
+        else:
+            events += writer.open_mcp_call("mcp_1", "tasks", "add_task", '{"title":"x"}')
+            events += writer.close_mcp_call("ok", None)
+    cut = data.draw(st.integers(1, len(events)))
+
+    heir = ResponseEvents(RESPONSE)
+    heir.replay(events[:cut])
+    rest = heir.abandon()
+    rest += heir.end(JobStatus.COMPLETED, ended_at=NOW, usage=None)
+
+    whole = decoded(events[:cut] + rest)
+    assert [event["sequence_number"] for event in whole] == list(range(len(whole)))
+    assert is_terminal(rest[-1])
+    added = [event["output_index"] for event in whole if event["type"] == "response.output_item.added"]
+    done = [event for event in whole if event["type"] == "response.output_item.done"]
+    assert added == [event["output_index"] for event in done] == list(range(len(added)))
+    kept = [event["item"] for event in done if event["item"]["status"] == "completed"]
+    assert whole[-1]["response"]["output"] == kept
