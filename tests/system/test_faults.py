@@ -24,7 +24,11 @@ def own_backends() -> Iterator[Backends]:
 async def fragile(own_backends: Backends, tmp_path: Path) -> AsyncIterator[Stack]:
     """A system to break: two gateways, two workers, short leases, a database and a broker of its own."""
     counts = {"gateway": 2, "chat-worker": 2}
-    variables = {"CHAT_WORKER_LEASE_SECONDS": "5", "PERSISTENCE_DISPATCH_GRACE_SECONDS": "1"}
+    variables = {
+        "CHAT_WORKER_LEASE_SECONDS": "5",
+        "CHAT_WORKER_RELEASE_DELAYS_SECONDS": "[0.2, 0.5, 1.0]",
+        "PERSISTENCE_DISPATCH_GRACE_SECONDS": "1",
+    }
     async with running_stack(own_backends, tmp_path, counts=counts, variables=variables) as running:
         yield running
 
