@@ -7,7 +7,8 @@
                        │    release: retry later,   claim by the        cancelled
                        │    or the lease ran out    next attempt            ▲
                        └────────────────────────────────────────────────────┘
-                             cancel while queued, or attempts spent
+                             cancel while queued, attempts spent, or the late
+                             end of an attempt whose lease ran out meanwhile
 
 A terminal state is final: nothing leaves it (promise G2).
 """
@@ -32,7 +33,7 @@ class JobStatus(StrEnum):
 
 _ENDS = frozenset({JobStatus.COMPLETED, JobStatus.INCOMPLETE, JobStatus.FAILED, JobStatus.CANCELLED})
 _MOVES: dict[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.QUEUED: frozenset({JobStatus.IN_PROGRESS, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.QUEUED: frozenset({JobStatus.IN_PROGRESS}) | _ENDS,
     JobStatus.IN_PROGRESS: frozenset({JobStatus.IN_PROGRESS, JobStatus.QUEUED}) | _ENDS,
     JobStatus.COMPLETED: frozenset(),
     JobStatus.INCOMPLETE: frozenset(),

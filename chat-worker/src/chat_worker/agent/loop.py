@@ -1,0 +1,279 @@
+"""The agent loop: ask the model, run the tools it asks for, tell it the results, until it answers or reaches a limit.
+
+Pure: the model, the tools and the way to sleep are passed in, what happens is yielded; see `values` for the contract
+of the two sides. Nothing here knows a clock, a database or a broker.
+
+A turn that an earlier attempt began goes on where its record ends: recorded rounds are not asked for again, recorded
+results are not produced again, and neither is yielded again. What became of a call that was started and has no result
+is unknown, so only a repeatable tool is run once more, with the same key; of any other the model is told that.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from itertools import count
+
+from chat_worker.agent import prompt
+from chat_worker.agent.values import (
+    OUTCOME_UNKNOWN,
+    End,
+    Finish,
+    Happening,
+    JsonObject,
+    Model,
+    ModelRequest,
+    ModelRound,
+    PastStep,
+    TextDelta,
+    Tool,
+    ToolCall,
+    ToolError,
+    ToolErrorKind,
+    ToolFinished,
+    ToolResult,
+    ToolSet,
+    ToolStarted,
+    TurnEnded,
+    Usage,
+    storable,
+)
+from shared.errors import ModelUnavailableError
+
+AGENT_LABEL = "parley"  # the `server_label` of a call whose tool no server has
+
+CLOSING_TEXTS: Mapping[End, str] = {
+    End.STEP_LIMIT: "I stopped here because this answer reached its limit of steps. Tell me to go on if I should.",
+    End.TOKEN_LIMIT: "I stopped here because this answer reached its limit of length. Tell me to go on if I should.",
+    End.TIME_LIMIT: "I stopped here because this answer reached its time limit. Tell me to go on if I should.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLimits:
+    """The operator's limits of one turn. Seconds are not among them: the runner puts `asyncio.timeout` around."""
+
+    step_count_max: int = 20
+    call_count_max: int = 50
+    output_token_count_max: int = 32_000  # summed over rounds; a round that is under way may end above it
+    arguments_bytes_max: int = 65_536  # of one call
+    retry_delays_seconds: tuple[float, ...] = (0.2, 1.0)  # of a round that failed before it said anything
+    retry_after_seconds_max: float = 2.0  # a longer wait is the runner's: it reschedules the job
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSettings:
+    """What the client asked for; None leaves it to the endpoint.
+
+    `tool_choice` holds for the first round. Later ones are free (unless it is "none"): a turn that had to call a tool
+    in every round could never answer.
+    """
+
+    tool_choice: str | JsonObject = "auto"
+    temperature: float | None = None
+    top_p: float | None = None
+    output_token_count_max: int | None = None  # of the whole turn
+    call_count_max: int | None = None
+    parallel_tool_calls: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn to run, or to go on with where `past` holds what earlier attempts recorded (steps 0, 1, …).
+
+    `job_key` is stable over attempts; a call's idempotency key is `{job_key}:{step}:{index}`.
+    """
+
+    job_key: str
+    messages: Sequence[JsonObject]
+    past: Sequence[PastStep] = ()
+    settings: TurnSettings = TurnSettings()
+    limits: TurnLimits = TurnLimits()
+
+
+async def run_turn(
+    turn: Turn, model: Model, tools: ToolSet, *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+) -> AsyncGenerator[Happening, None]:
+    """Run `turn` to its end, yielding what happens; `TurnEnded` comes exactly once, last.
+
+    Calls above `call_count_max` are not made: the model is told so, and from then on may only answer. At a limit of
+    ours (`CLOSING_TEXTS`) the last step is followed by one more `TextDelta`, which belongs to no `ModelRound`: a
+    message of its own, complete with `TurnEnded`. It is the same text if the end has to be reached again.
+
+    Raises `ModelUnavailableError` and `ModelRefusedError` as the model does. A round that failed before it said
+    anything was tried again first; one that failed later is not, since its text was given away already.
+    Close the generator (`contextlib.aclosing`) to stop: that closes the model's request.
+    """
+    progress = _Progress(turn, offered=_by_name(await tools.list()))
+    for step in count():
+        record = turn.past[step] if step < len(turn.past) else None
+        if record is None:
+            if end := progress.limit_reached(step):
+                if end in CLOSING_TEXTS:
+                    yield TextDelta(CLOSING_TEXTS[end])
+                yield TurnEnded(end, progress.usage)
+                return
+            async with aclosing(_ask(model, progress.request(step), turn.limits, sleep)) as answer:
+                async for happening in answer:
+                    if isinstance(happening, TextDelta):
+                        yield happening
+                    else:
+                        record = PastStep(replace(happening, step=step))
+            assert record is not None, "a model ends with its ModelRound, or raises"
+            yield record.round
+
+        assert record.round.step == step, "steps are recorded in order, without a gap"
+        progress.count(record.round)
+        if record.round.finish is not Finish.TOOL_CALLS:
+            yield TurnEnded(_END_AFTER[record.round.finish], progress.usage)
+            return
+
+        results = []
+        for index, call in enumerate(record.round.calls):
+            result = record.results.get(index)
+            if result is None:
+                label = progress.label_of(call)
+                yield ToolStarted(step, index, call, label)
+                result = await _result_of(record, index, progress, tools)
+                yield ToolFinished(step, index, call, label, result)
+            results.append(result)
+        progress.messages += prompt.exchange(record.round.text, record.round.calls, results)
+
+
+_END_AFTER = {
+    Finish.STOP: End.ANSWERED,
+    Finish.LENGTH: End.LENGTH,
+    Finish.CONTENT_FILTER: End.CONTENT_FILTER,
+}
+
+
+async def _ask(
+    model: Model, request: ModelRequest, limits: TurnLimits, sleep: Callable[[float], Awaitable[object]]
+) -> AsyncGenerator[TextDelta | ModelRound, None]:
+    """One round, asked for again after a short while as long as it fails before it says anything."""
+    delays = iter(limits.retry_delays_seconds)
+    while True:
+        silent = True
+        try:
+            async with aclosing(model.round(request)) as answer:
+                async for happening in answer:
+                    silent = False
+                    yield happening
+        except ModelUnavailableError as error:
+            asked_to_wait = error.retry_after_seconds or 0
+            delay = next(delays, None)
+            if not silent or delay is None or asked_to_wait > limits.retry_after_seconds_max:
+                raise
+            delay = max(delay, asked_to_wait)
+        else:
+            return
+        await sleep(delay)
+
+
+async def _result_of(record: PastStep, index: int, progress: "_Progress", tools: ToolSet) -> ToolResult:
+    """Make call `index` of the round that was counted last, or say why not."""
+    call = record.round.calls[index]
+    tool = progress.offered.get(call.name)
+    arguments = progress.arguments_of(call)
+    if arguments is None:
+        return _refusal("the arguments are not a JSON object, or too long. The call was not made.")
+    if index in record.started and (tool is None or not tool.repeatable):
+        return OUTCOME_UNKNOWN
+    if tool is None:
+        return _refusal(f"there is no tool named {call.name[:64]!r}. The call was not made.")
+    if index not in record.started and progress.is_over_call_limit(index):
+        return _refusal("the limit of tool calls is reached. The call was not made. Answer with what you have.")
+    key = f"{progress.turn.job_key}:{record.round.step}:{index}"
+    return _storable(await tools.call(tool, arguments, key=key))
+
+
+def _refusal(message: str) -> ToolResult:
+    return ToolResult(output=None, error=ToolError(ToolErrorKind.EXECUTION, message))
+
+
+def _storable(result: ToolResult) -> ToolResult:
+    output = None if result.output is None else storable(result.output)
+    error = None if result.error is None else replace(result.error, message=storable(result.error.message))
+    return replace(result, output=output, error=error)
+
+
+def _by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
+    offered: dict[str, Tool] = {}
+    for tool in tools:
+        offered.setdefault(tool.name, tool)
+    return offered
+
+
+class _Progress:
+    """What a turn has come to so far: the messages to send next, and what counts against its limits."""
+
+    def __init__(self, turn: Turn, *, offered: Mapping[str, Tool]) -> None:
+        self.turn = turn
+        self.offered = offered
+        self.messages = list(turn.messages)
+        self.usage = Usage()
+        self._output_token_count = 0
+        self._call_count = 0  # of all rounds counted
+        self._call_count_before = 0  # of all but the last
+        self._call_count_max = turn.limits.call_count_max
+        if turn.settings.call_count_max is not None:
+            self._call_count_max = min(self._call_count_max, turn.settings.call_count_max)
+
+    def count(self, round_: ModelRound) -> None:
+        self.usage += round_.usage
+        self._output_token_count += round_.usage.output_tokens or _estimated_output(round_)
+        self._call_count_before = self._call_count
+        self._call_count += len(round_.calls)
+
+    def limit_reached(self, step: int) -> End | None:
+        """Why step `step` must not be asked for, if it must not."""
+        if self._output_tokens_left() == 0:
+            return End.LENGTH
+        if self._output_token_count >= self.turn.limits.output_token_count_max:
+            return End.TOKEN_LIMIT
+        if step >= self.turn.limits.step_count_max:
+            return End.STEP_LIMIT
+        return None
+
+    def request(self, step: int) -> ModelRequest:
+        settings = self.turn.settings
+        return ModelRequest(
+            messages=tuple(self.messages),
+            tools=tuple(self.offered.values()),
+            tool_choice=self._tool_choice(step),
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            output_token_count_max=self._output_tokens_left(),
+            parallel_tool_calls=settings.parallel_tool_calls,
+        )
+
+    def is_over_call_limit(self, index: int) -> bool:
+        """Of call `index` of the round counted last."""
+        return self._call_count_before + index >= self._call_count_max
+
+    def arguments_of(self, call: ToolCall) -> JsonObject | None:
+        if len(call.arguments.encode()) > self.turn.limits.arguments_bytes_max:
+            return None
+        return call.parsed_arguments()
+
+    def label_of(self, call: ToolCall) -> str:
+        tool = self.offered.get(call.name)
+        return AGENT_LABEL if tool is None else tool.server_label
+
+    def _output_tokens_left(self) -> int | None:
+        """Of those that the client allows. Our own limit is not sent: it may be more than the endpoint accepts."""
+        allowed = self.turn.settings.output_token_count_max
+        return None if allowed is None else max(0, allowed - self._output_token_count)
+
+    def _tool_choice(self, step: int) -> str | JsonObject:
+        if self._call_count >= self._call_count_max:
+            return "none"
+        if step == 0 or self.turn.settings.tool_choice == "none":
+            return self.turn.settings.tool_choice
+        return "auto"
+
+
+def _estimated_output(round_: ModelRound) -> int:
+    """For endpoints that report no usage, so that the limits hold there too."""
+    size = len(round_.text.encode()) + sum(len(call.name) + len(call.arguments.encode()) for call in round_.calls)
+    return -(-size // 4)

@@ -1,0 +1,233 @@
+"""The values that flow between the agent loop, the model, the tools and whoever runs the loop.
+
+One turn is a series of steps, numbered from 0. A step is one model round and, where the model asked for tools, the
+calls of that round, each with its index. The loop yields what happens:
+
+    TextDelta*  ModelRound  (ToolStarted  ToolFinished)*      once per step
+    TextDelta?  TurnEnded                                     once, last
+
+The loop goes on only when its consumer asks for the next value, so a consumer that stores a value before asking has
+stored it before the loop acts on it: a `ModelRound` with its calls is durable before the first of them starts, a
+`ToolStarted` (the intent) before the tool runs, a `ToolFinished` (the result) before the model hears of it.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+
+JsonObject: TypeAlias = dict[str, Any]
+
+
+def storable(text: str) -> str:
+    """`text` as UTF-8 and Postgres can hold it: without NUL, lone surrogates replaced by U+FFFD."""
+    text = text.replace("\0", "")
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool as its server describes it. The hints decide what may be run again after a crash."""
+
+    server_label: str
+    name: str
+    description: str
+    input_schema: JsonObject
+    read_only: bool = False
+    idempotent: bool = False
+    destructive: bool = True
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a call whose outcome is unknown may run once more with the same key."""
+        return self.read_only or self.idempotent
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call the model asked for. `arguments` is the JSON text exactly as the model wrote it: it may be no JSON."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+    def parsed_arguments(self) -> JsonObject | None:
+        """The arguments, or None where they are no JSON object. No text at all is an object without fields."""
+        if not self.arguments.strip():
+            return {}
+        try:
+            return msgspec.json.decode(self.arguments, type=JsonObject)
+        except (ValueError, RecursionError):
+            return None
+
+
+class ToolErrorKind(StrEnum):
+    """The types of `mcp_call.error` on the wire."""
+
+    EXECUTION = "mcp_tool_execution_error"
+    PROTOCOL = "mcp_protocol_error"
+    HTTP = "http_error"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolError:
+    kind: ToolErrorKind
+    message: str
+    code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What the model is told. `output` is text (JSON where the tool has structured output); null when `error` is set.
+
+    `outcome_unknown` marks a call that may or may not have happened; its `error` says so.
+    """
+
+    output: str | None
+    error: ToolError | None = None
+    outcome_unknown: bool = False
+
+
+OUTCOME_UNKNOWN = ToolResult(
+    output=None,
+    error=ToolError(
+        ToolErrorKind.EXECUTION,
+        "outcome unknown: the call was interrupted and may or may not have happened. "
+        "Check the state before repeating it.",
+    ),
+    outcome_unknown=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens, summed over rounds; zeros where the endpoint did not say."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+class Finish(StrEnum):
+    """The finish reasons of chat completions that end a round; any other, or none, is a broken round."""
+
+    STOP = "stop"
+    TOOL_CALLS = "tool_calls"
+    LENGTH = "length"
+    CONTENT_FILTER = "content_filter"
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRound:
+    """A whole model round: its text, the calls it asks for, why it ended, what it cost.
+
+    There are calls if, and only if, `finish` is `TOOL_CALLS`: calls of a truncated round are dropped, never run.
+    """
+
+    step: int
+    text: str
+    calls: tuple[ToolCall, ...]
+    finish: Finish
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStarted:
+    step: int
+    index: int
+    call: ToolCall
+    server_label: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFinished:
+    step: int
+    index: int
+    call: ToolCall
+    server_label: str
+    result: ToolResult
+
+
+class End(StrEnum):
+    """Why a turn ended."""
+
+    ANSWERED = "answered"
+    LENGTH = "length"  # the model's own limit, or the client's `max_output_tokens`
+    CONTENT_FILTER = "content_filter"
+    STEP_LIMIT = "step_limit"  # our own limits: said in the text, see `loop.CLOSING_TEXTS`
+    TOKEN_LIMIT = "token_limit"  # noqa: S105 - a limit of tokens, no secret
+    TIME_LIMIT = "time_limit"  # never yielded by the loop, which has no clock: for the runner that stops it
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """`usage` is the whole turn's, steps of earlier attempts included."""
+
+    end: End
+    usage: Usage
+
+
+Happening: TypeAlias = TextDelta | ModelRound | ToolStarted | ToolFinished | TurnEnded
+
+
+@dataclass(frozen=True, slots=True)
+class PastStep:
+    """A step that an earlier attempt recorded: its round, which calls were started, which finished (by index)."""
+
+    round: ModelRound
+    started: frozenset[int] = frozenset()
+    results: Mapping[int, ToolResult] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One model round to ask for. `messages` are chat-completions messages, ready to send."""
+
+    messages: Sequence[JsonObject]
+    tools: Sequence[Tool]
+    tool_choice: str | JsonObject = "auto"
+    temperature: float | None = None
+    top_p: float | None = None
+    output_token_count_max: int | None = None
+    parallel_tool_calls: bool = True
+
+
+class Model(Protocol):
+    """A chat model.
+
+    Yields `TextDelta`s as text arrives and then exactly one `ModelRound` (its `step` is 0; the loop numbers it).
+    Raises `shared.errors.ModelUnavailableError` where another try may help (`.retry_after_seconds` if the endpoint
+    said so), `shared.errors.ModelRefusedError` where it never will. Closing the generator closes the HTTP request.
+    """
+
+    def round(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelRound, None]: ...
+
+
+class ToolSet(Protocol):
+    """The tools of one job, run as its user. Never raises for what a tool or its server does: failures are results."""
+
+    async def list(self) -> Sequence[Tool]:
+        """The tools that can be reached now. Names are unique: of two with one name the loop offers the first."""
+        ...
+
+    async def call(self, tool: Tool, arguments: JsonObject, *, key: str) -> ToolResult:
+        """Run `tool` once. `key` is stable over attempts: a tool that honours it has its effect once."""
+        ...

@@ -1,0 +1,26 @@
+"""`python -m task_tools`: serve the to-do list's tools until SIGTERM."""
+
+import uvicorn
+
+from shared.observability import configure_logging
+from task_tools.app import create_app
+from task_tools.settings import TaskToolsSettings
+
+
+def main() -> None:
+    settings = TaskToolsSettings()
+    configure_logging("task-tools", settings)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        # Longer than any client keeps an idle connection, so that no request meets one that is just being closed.
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,552 @@
+"""The tool client against real servers: ours, and one that misbehaves in every way a server can."""
+
+import asyncio
+import gzip
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from tests.support.asgi import served
+
+from chat_worker.agent.tools import McpTools, ToolClientLimits, ToolServer
+from chat_worker.agent.values import Tool, ToolErrorKind, ToolResult, ToolSet
+from shared.ids import uuid7
+from shared.tokens import TASK_TOOLS_AUDIENCE, mint_tool_token
+from task_tools.app import create_app
+from task_tools.settings import TaskToolsSettings
+
+SECRET = "s" * 32
+LIMITS = ToolClientLimits(
+    call_seconds=1.5, list_seconds=3.0, connect_seconds=1.0, body_bytes_max=100_000, result_bytes_max=1_000
+)
+# Generous beside the 1.5 s of a call, so that a busy machine fails no test; far from "never".
+BOUNDED_SECONDS = 15.0
+
+
+def token_for(user_id: str) -> str:
+    return f"token-of-{user_id}"
+
+
+def a_tool(name: str, label: str = "odd") -> Tool:
+    return Tool(server_label=label, name=name, description="", input_schema={"type": "object"})
+
+
+class OddServer:
+    """An MCP server whose tools are its faults: calling the tool `hang` hangs, and so on.
+
+    It notes what it was asked: `list_count`, `call_count`, the `tokens` it saw, the `keys`, the bytes it sent.
+    """
+
+    def __init__(self) -> None:
+        self.tools: list[dict[str, Any]] = [{"name": "fine", "inputSchema": {"type": "object"}}]
+        self.list_status = 200
+        self.list_count = 0
+        self.call_count = 0
+        self.sent_bytes = 0
+        self.keys: list[str] = []
+        self.called = asyncio.Event()
+        self.abandoned = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return
+        reply = _Reply(self, scope, receive, send)
+        request = json.loads(await reply.body())
+        match request["method"]:
+            case "tools/list":
+                self.list_count += 1
+                await reply.lists(request["id"])
+            case "tools/call":
+                self.call_count += 1
+                self.called.set()
+                self.keys.append(request["params"]["_meta"]["parley/idempotency-key"])
+                behave: Callable[[Any], Awaitable[None]] = getattr(reply, request["params"]["name"])
+                await behave(request["id"])
+
+
+class _Reply:
+    """One request at the odd server and the ways to answer it."""
+
+    def __init__(self, server: OddServer, scope: Any, receive: Any, send: Any) -> None:
+        self.server = server
+        self.headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        self._receive = receive
+        self._send = send
+
+    async def body(self) -> bytes:
+        body = bytearray()
+        while True:
+            message = await self._receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                return bytes(body)
+
+    async def start(self, status: int = 200, *, content_type: str = "application/json", **headers: str) -> None:
+        headers["content_type"] = content_type
+        pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+
+    async def part(self, body: bytes, *, more: bool = True) -> None:
+        self.server.sent_bytes += len(body)
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def whole(
+        self, body: bytes, status: int = 200, *, content_type: str = "application/json", **headers: str
+    ) -> None:
+        await self.start(status, content_type=content_type, **headers)
+        await self.part(body, more=False)
+
+    async def result(self, request_id: Any, **result: Any) -> None:
+        await self.whole(
+            json.dumps({"jsonrpc": "2.0", "id": request_id, "result": {"resultType": "complete", **result}}).encode()
+        )
+
+    async def text(self, request_id: Any, text: str, **more: Any) -> None:
+        await self.result(request_id, content=[{"type": "text", "text": text}], **more)
+
+    async def error(self, request_id: Any, code: int, status: int) -> None:
+        error = {"code": code, "message": "secret internals"}
+        await self.whole(json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error}).encode(), status)
+
+    async def lists(self, request_id: Any) -> None:
+        if self.server.list_status != 200:
+            await self.whole(b"", self.server.list_status)
+            return
+        await self.result(request_id, tools=self.server.tools, ttlMs=0, cacheScope="private")
+
+    # what the tools do
+
+    async def fine(self, request_id: Any) -> None:
+        await self.text(request_id, "fine")
+
+    async def who(self, request_id: Any) -> None:
+        await self.start(set_cookie=f"session={self.headers['authorization']}")
+        seen = json.dumps([self.headers["authorization"], self.headers.get("cookie")])
+        result = {"resultType": "complete", "content": [{"type": "text", "text": seen}]}
+        await self.part(json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result}).encode(), more=False)
+
+    async def unauthorised(self, _id: Any) -> None:
+        await self.whole(b'{"error": "secret internals"}', 401)
+
+    async def forbidden(self, _id: Any) -> None:
+        await self.whole(b"secret internals", 403, content_type="text/plain")
+
+    async def busy(self, _id: Any) -> None:
+        await self.whole(b"", 429, retry_after="1")
+
+    async def broken(self, _id: Any) -> None:
+        await self.whole(b"secret internals", 500)
+
+    async def bad_gateway(self, _id: Any) -> None:
+        await self.whole(b"<html>" + b"x" * 300_000, 502, content_type="text/html")
+
+    async def not_found(self, _id: Any) -> None:
+        await self.whole(b"<html>", 404, content_type="text/html")
+
+    async def redirect(self, _id: Any) -> None:
+        await self.whole(b"", 307, location="http://127.0.0.1:9/elsewhere")
+
+    async def no_answer(self, _id: Any) -> None:
+        await self.whole(b"", 202)
+
+    async def page(self, _id: Any) -> None:
+        await self.whole(b"<html>secret internals", content_type="text/html")
+
+    async def garbage(self, _id: Any) -> None:
+        await self.whole(b'{"jsonrpc": "2.0", "id"')
+
+    async def invalid_params(self, request_id: Any) -> None:
+        await self.error(request_id, -32602, 400)
+
+    async def unknown_method(self, request_id: Any) -> None:
+        await self.error(request_id, -32601, 404)
+
+    async def internal_error(self, request_id: Any) -> None:
+        await self.error(request_id, -32603, 200)
+
+    async def asks_back(self, request_id: Any) -> None:
+        body = {"resultType": "input_required", "inputRequests": {}, "requestState": "s"}
+        await self.whole(json.dumps({"jsonrpc": "2.0", "id": request_id, "result": body}).encode())
+
+    async def no_result(self, request_id: Any) -> None:
+        await self.result(request_id, content="none")
+
+    async def another_id(self, request_id: Any) -> None:
+        await self.text(f"{request_id}9", "fine")
+
+    async def says_error(self, request_id: Any) -> None:
+        await self.text(request_id, "Error executing tool says_error: the title\x00 is empty", isError=True)
+
+    async def says_nothing(self, request_id: Any) -> None:
+        await self.result(request_id, content=[], isError=True)
+
+    async def structured(self, request_id: Any) -> None:
+        await self.text(request_id, "ignored", structuredContent={"n\x00ame": "Zoë\x1b", "list": [1, "\x07b"]})
+
+    async def misfit(self, request_id: Any) -> None:
+        await self.text(request_id, "fine", structuredContent={"total": "many"})
+
+    async def unstructured(self, request_id: Any) -> None:
+        await self.text(request_id, "fine")
+
+    async def mixed(self, request_id: Any) -> None:
+        content = [
+            {"type": "text", "text": "a\x00b\x1b[31m\n\tc"},
+            {"type": "image", "data": "AAAA", "mimeType": "image/png"},
+            {"type": "resource", "resource": {"uri": "file:///a", "text": "inside"}},
+            {"type": "resource_link", "uri": "https://example.org/a", "name": "a"},
+        ]
+        await self.result(request_id, content=content)
+
+    async def long(self, request_id: Any) -> None:
+        await self.text(request_id, "ü" * 2_000)
+
+    async def long_error(self, request_id: Any) -> None:
+        await self.text(request_id, "ü" * 2_000, isError=True)
+
+    async def hang(self, _id: Any) -> None:
+        await self._until_abandoned()
+
+    async def drip(self, _id: Any) -> None:
+        await self.start(content_type="text/event-stream")
+        while not self.server.abandoned.is_set():
+            await self.part(b": still here\n\n")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._until_abandoned(), 0.05)
+
+    async def drip_json(self, _id: Any) -> None:
+        await self.start()
+        while not self.server.abandoned.is_set():
+            await self.part(b" ")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._until_abandoned(), 0.05)
+
+    async def flood(self, _id: Any) -> None:
+        await self._flood("application/json")
+
+    async def flood_events(self, _id: Any) -> None:
+        await self._flood("text/event-stream")
+
+    async def _flood(self, content_type: str) -> None:
+        """60 MB, unless the client leaves."""
+        await self.start(content_type=content_type)
+        leaving = asyncio.create_task(self._until_abandoned())
+        for _ in range(60):
+            if self.server.abandoned.is_set():
+                break
+            await self.part(b"x" * 1_000_000)
+            await asyncio.sleep(0)
+        leaving.cancel()
+
+    async def bomb(self, _id: Any) -> None:
+        await self.whole(gzip.compress(b" " * 10_000_000), content_encoding="gzip")
+
+    async def cut(self, _id: Any) -> None:
+        await self.start(content_length="1000")
+        await self.part(b'{"jsonrpc"')
+
+    async def cut_events(self, _id: Any) -> None:
+        await self.start(content_type="text/event-stream")
+        await self.part(b": begun\n\n")
+        raise ConnectionError  # the server closes the connection in the middle of the answer
+
+    async def _until_abandoned(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.server.abandoned.set()
+
+
+@pytest.fixture
+def odd() -> OddServer:
+    return OddServer()
+
+
+@pytest.fixture
+async def url(odd: OddServer) -> AsyncIterator[str]:
+    async with served(odd) as base_url:
+        yield f"{base_url}/mcp"
+
+
+@pytest.fixture
+async def tools(url: str) -> AsyncIterator[ToolSet]:
+    async with McpTools([ToolServer("odd", url, token_for)], LIMITS) as tools:
+        yield tools.for_user("ada")
+
+
+# --- against our own server
+
+
+@pytest.fixture
+async def tasks_url(database_urls: dict[str, str]) -> AsyncIterator[str]:
+    settings = TaskToolsSettings(
+        database_url=SecretStr(database_urls["parley_tools"]), tool_token_secret=SecretStr(SECRET)
+    )
+    async with served(create_app(settings)) as base_url:
+        yield f"{base_url}/mcp"
+
+
+async def test_a_task_goes_round_through_our_own_server(tasks_url: str) -> None:
+    server = ToolServer("tasks", tasks_url, lambda user_id: mint_tool_token(SECRET, user_id, TASK_TOOLS_AUDIENCE))
+    async with McpTools([server]) as tools:
+        ada, bob = tools.for_user(f"ada-{uuid7().hex}"), tools.for_user(f"bob-{uuid7().hex}")
+        offered = {tool.name: tool for tool in await ada.list()}
+
+        added = await ada.call(offered["add_task"], {"title": "Buy milk"}, key="job:0:0")
+        again = await ada.call(offered["add_task"], {"title": "Buy milk"}, key="job:0:0")
+        listed = await ada.call(offered["list_tasks"], {}, key="job:1:0")
+        foreign = await bob.call(offered["list_tasks"], {}, key="job:1:0")
+        refused = await ada.call(offered["add_task"], {"title": ""}, key="job:2:0")
+
+    assert set(offered) == {"add_task", "list_tasks", "update_task", "complete_task", "delete_task"}
+    assert all(tool.server_label == "tasks" and tool.repeatable for tool in offered.values())
+    assert {name for name, tool in offered.items() if tool.read_only} == {"list_tasks"}
+    assert {name for name, tool in offered.items() if tool.destructive} == {"update_task", "delete_task"}
+    assert added == again
+    assert [task["title"] for task in json.loads(listed.output or "")["tasks"]] == ["Buy milk"]
+    assert json.loads(foreign.output or "") == {"tasks": [], "total": 0}
+    assert refused.error
+    assert (refused.error.kind, refused.error.message) == (ToolErrorKind.EXECUTION, "The title must not be empty.")
+
+
+# --- results
+
+
+@pytest.mark.parametrize(
+    ("tool", "output"),
+    [
+        ("fine", "fine"),
+        ("structured", '{"name":"Zoë","list":[1,"b"]}'),
+        ("mixed", "ab[31m\n\tc\n[image left out]\ninside\n[link: https://example.org/a]"),
+    ],
+)
+async def test_a_result_reaches_the_model_as_clean_text(tools: ToolSet, tool: str, output: str) -> None:
+    assert await tools.call(a_tool(tool), {}, key="k") == ToolResult(output)
+
+
+@pytest.mark.parametrize(
+    ("tool", "message"),
+    [("says_error", "the title is empty"), ("says_nothing", "The tool failed without saying why.")],
+)
+async def test_what_a_tool_says_of_its_failure_reaches_the_model(tools: ToolSet, tool: str, message: str) -> None:
+    result = await tools.call(a_tool(tool), {}, key="k")
+
+    assert result.error
+    assert (result.error.kind, result.error.message) == (ToolErrorKind.EXECUTION, message)
+    assert not result.outcome_unknown
+
+
+@pytest.mark.parametrize("tool", ["long", "long_error"])
+async def test_a_long_result_is_cut_between_characters_and_says_so(tools: ToolSet, tool: str) -> None:
+    result = await tools.call(a_tool(tool), {}, key="k")
+
+    text = result.output or (result.error and result.error.message) or ""
+    assert text.startswith("üüü")
+    assert text.endswith("\n[cut here; the whole result has 4000 bytes]")
+    assert 990 <= len(text.encode()) <= 1_000
+
+
+async def test_the_key_goes_with_the_call(tools: ToolSet, odd: OddServer) -> None:
+    await tools.call(a_tool("fine"), {}, key="job:3:1")
+
+    assert odd.keys == ["job:3:1"]
+
+
+# --- misbehaviour
+
+
+@pytest.mark.parametrize(
+    ("tool", "expected"),
+    [
+        ("unauthorised", (ToolErrorKind.HTTP, 401, False)),
+        ("forbidden", (ToolErrorKind.HTTP, 403, False)),
+        ("busy", (ToolErrorKind.HTTP, 429, False)),
+        ("broken", (ToolErrorKind.HTTP, 500, True)),
+        ("bad_gateway", (ToolErrorKind.HTTP, 502, True)),
+        ("not_found", (ToolErrorKind.PROTOCOL, -32601, False)),
+        ("redirect", (ToolErrorKind.PROTOCOL, -32600, True)),
+        ("no_answer", (ToolErrorKind.PROTOCOL, -32600, True)),
+        ("page", (ToolErrorKind.PROTOCOL, -32600, True)),
+        ("garbage", (ToolErrorKind.PROTOCOL, -32700, True)),
+        ("invalid_params", (ToolErrorKind.PROTOCOL, -32602, False)),
+        ("unknown_method", (ToolErrorKind.PROTOCOL, -32601, False)),
+        ("internal_error", (ToolErrorKind.PROTOCOL, -32603, True)),
+        ("asks_back", (ToolErrorKind.PROTOCOL, -32600, False)),
+        ("no_result", (ToolErrorKind.PROTOCOL, -32603, False)),
+        ("another_id", (ToolErrorKind.PROTOCOL, -32001, True)),
+        ("hang", (ToolErrorKind.PROTOCOL, -32001, True)),
+        ("drip", (ToolErrorKind.PROTOCOL, -32001, True)),
+        ("drip_json", (ToolErrorKind.PROTOCOL, -32001, True)),
+        ("flood", (ToolErrorKind.PROTOCOL, -32603, False)),
+        ("flood_events", (ToolErrorKind.PROTOCOL, -32603, False)),
+        ("bomb", (ToolErrorKind.PROTOCOL, -32603, False)),
+        ("cut", (ToolErrorKind.PROTOCOL, -32603, True)),
+        ("cut_events", (ToolErrorKind.PROTOCOL, -32603, True)),
+    ],
+)
+async def test_every_misbehaviour_ends_as_a_result_in_bounded_time_and_troubles_no_sibling(
+    tools: ToolSet, odd: OddServer, tool: str, expected: tuple[ToolErrorKind, int, bool]
+) -> None:
+    began = time.monotonic()
+    sibling, result, other_sibling = await asyncio.gather(
+        tools.call(a_tool("fine"), {}, key="a"),
+        tools.call(a_tool(tool), {}, key="b"),
+        tools.call(a_tool("fine"), {}, key="c"),
+    )
+
+    assert result.error
+    assert (result.error.kind, result.error.code, result.outcome_unknown) == expected
+    assert result.output is None
+    assert "secret" not in result.error.message
+    assert sibling == other_sibling == await tools.call(a_tool("fine"), {}, key="d") == ToolResult("fine")
+    assert time.monotonic() - began < BOUNDED_SECONDS
+    assert odd.call_count == 4  # none was made twice
+    assert odd.sent_bytes < 30_000_000
+
+
+@pytest.mark.parametrize("tool", ["misfit", "unstructured"])
+async def test_a_result_that_breaks_the_tools_own_schema_is_done_and_invalid(
+    tools: ToolSet, odd: OddServer, tool: str
+) -> None:
+    schema = {"type": "object", "properties": {"total": {"type": "integer"}}, "required": ["total"]}
+    odd.tools = [{"name": tool, "inputSchema": {"type": "object"}, "outputSchema": schema}]
+    (offered,) = await tools.list()
+
+    result = await tools.call(offered, {}, key="k")
+
+    assert result.error
+    assert (result.error.kind, result.outcome_unknown) == (ToolErrorKind.PROTOCOL, False)
+    assert "ran" in result.error.message
+    assert odd.call_count == 1
+
+
+async def test_a_server_that_is_down_is_unreached_and_works_when_it_is_back(odd: OddServer) -> None:
+    async with served(odd) as base_url:
+        port = int(base_url.rpartition(":")[2])
+    async with McpTools([ToolServer("odd", f"{base_url}/mcp", token_for)], LIMITS) as tools:
+        ada = tools.for_user("ada")
+
+        down = await ada.call(a_tool("fine"), {}, key="k")
+        async with served(odd, port=port):
+            up = await ada.call(a_tool("fine"), {}, key="k")
+        down_again = await ada.call(a_tool("fine"), {}, key="k")
+
+    assert down.error
+    assert (down.error.kind, down.error.code, down.outcome_unknown) == (ToolErrorKind.HTTP, 503, False)
+    assert up == ToolResult("fine")
+    assert down_again.error
+
+
+async def test_an_abandoned_call_is_cancelled_at_the_server(tools: ToolSet, odd: OddServer) -> None:
+    call = asyncio.create_task(tools.call(a_tool("hang"), {}, key="k"))
+    await odd.called.wait()
+
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+    await asyncio.wait_for(odd.abandoned.wait(), BOUNDED_SECONDS)
+
+
+async def test_a_call_that_ran_out_of_time_is_cancelled_at_the_server(tools: ToolSet, odd: OddServer) -> None:
+    await tools.call(a_tool("hang"), {}, key="k")
+
+    await asyncio.wait_for(odd.abandoned.wait(), BOUNDED_SECONDS)
+
+
+async def test_a_tool_of_a_server_that_is_configured_no_more_is_an_error(tools: ToolSet) -> None:
+    result = await tools.call(a_tool("fine", label="gone"), {}, key="k")
+
+    assert result.error
+    assert result.error.message == "This tool is no longer available."
+
+
+# --- users
+
+
+async def test_nobodys_token_or_cookie_goes_with_anothers_call(url: str) -> None:
+    async with McpTools([ToolServer("odd", url, token_for)], ToolClientLimits()) as tools:
+        users = [f"user-{number % 20}" for number in range(200)]
+        results = await asyncio.gather(*(tools.for_user(user).call(a_tool("who"), {}, key="k") for user in users))
+
+    assert [json.loads(result.output or "null") for result in results] == [
+        [f"Bearer token-of-{user}", None] for user in users
+    ]
+
+
+# --- the list
+
+
+async def test_the_list_is_asked_for_once_by_all_and_remembered(url: str, odd: OddServer) -> None:
+    async with McpTools([ToolServer("odd", url, token_for)], LIMITS) as tools:
+        lists = await asyncio.gather(*(tools.for_user(f"user-{number}").list() for number in range(5)))
+        await tools.for_user("ada").list()
+
+    assert [[tool.name for tool in offered] for offered in lists] == [["fine"]] * 5
+    assert odd.list_count == 1
+
+
+async def test_a_list_past_its_time_is_asked_for_again(url: str, odd: OddServer) -> None:
+    async with McpTools([ToolServer("odd", url, token_for)], ToolClientLimits(list_ttl_seconds=0)) as tools:
+        before = await tools.for_user("ada").list()
+        odd.tools = []
+        after = await tools.for_user("ada").list()
+
+    assert (len(before), len(after)) == (1, 0)
+
+
+async def test_a_server_that_does_not_list_keeps_what_it_lately_offered(url: str, odd: OddServer) -> None:
+    async with McpTools([ToolServer("odd", url, token_for)], ToolClientLimits(list_ttl_seconds=0)) as tools:
+        ada = tools.for_user("ada")
+        before = await ada.list()
+        odd.list_status = 500
+
+        assert await ada.list() == before
+
+
+async def test_a_server_that_never_listed_costs_its_tools_only_and_is_not_asked_at_once_again(
+    url: str, odd: OddServer
+) -> None:
+    other = OddServer()
+    other.list_status = 500
+    async with (
+        served(other) as base_url,
+        McpTools(
+            [ToolServer("other", f"{base_url}/mcp", token_for), ToolServer("odd", url, token_for)], LIMITS
+        ) as tools,
+    ):
+        offered = [await tools.for_user("ada").list() for _ in range(3)]
+
+    assert [[tool.server_label for tool in tools] for tools in offered] == [["odd"]] * 3
+    assert other.list_count == 1
+    assert odd.list_count == 1
+
+
+async def test_names_that_a_model_endpoint_refuses_and_tools_over_the_limit_are_left_out(
+    url: str, odd: OddServer
+) -> None:
+    names = ["a b", "x" * 65, "ok", "dots.and/slashes", *(f"tool_{number}" for number in range(10))]
+    odd.tools = [{"name": name, "inputSchema": {"type": "object"}, "description": "d" * 9_000} for name in names]
+    async with McpTools([ToolServer("odd", url, token_for)], ToolClientLimits(tool_count_max=3)) as tools:
+        offered = await tools.for_user("ada").list()
+
+    assert [tool.name for tool in offered] == ["ok", "tool_0", "tool_1"]
+    assert all(len(tool.description) == 2_000 for tool in offered)
+
+
+async def test_of_two_tools_with_one_name_the_first_servers_is_offered(url: str) -> None:
+    servers = [ToolServer("first", url, token_for), ToolServer("second", url, token_for)]
+    async with McpTools(servers, LIMITS) as tools:
+        offered = await tools.for_user("ada").list()
+
+    assert [tool.server_label for tool in offered] == ["first"]
+
+
+async def test_a_tool_without_hints_is_taken_for_the_most_dangerous(tools: ToolSet) -> None:
+    (offered,) = await tools.list()
+
+    assert (offered.read_only, offered.idempotent, offered.destructive) == (False, False, True)
+    assert not offered.repeatable

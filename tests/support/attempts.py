@@ -1,0 +1,262 @@
+"""A chat worker's attempts on a real Postgres, with a model and tools that follow a script and a broker that remembers."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import msgspec
+from tests.support.turns import Turns
+
+from chat_worker.agent.loop import TurnLimits
+from chat_worker.agent.prompt import PromptLimits
+from chat_worker.agent.values import (
+    Finish,
+    JsonObject,
+    Model,
+    ModelRequest,
+    ModelRound,
+    TextDelta,
+    Tool,
+    ToolCall,
+    ToolResult,
+    ToolSet,
+    Usage,
+)
+from chat_worker.leases import Leases
+from chat_worker.outgoing import Outgoing, OutgoingLimits
+from chat_worker.runner import Runner, RunnerLimits, Verdict, Worker
+from gateway.turns import Accepted
+from shared.contracts import JobReady, JobReleased, JournalChunk, JournalChunks, ResumeReply, decode
+from shared.db import Database
+from shared.errors import BrokerUnavailableError
+from shared.events import ResponseEvents, response_of, type_of
+from shared.ids import uuid7
+
+USER = "user-1"
+ADD_TASK = Tool("tasks", "add_task", "Add a task.", {"type": "object"}, idempotent=True)
+SEND_MAIL = Tool("tasks", "send_mail", "Send a mail.", {"type": "object"})
+PARTITION_COUNT = 2
+
+Round: TypeAlias = Sequence[TextDelta | ModelRound | Exception | Callable[[], Awaitable[None]]]
+
+
+def says(*texts: str) -> Round:
+    """A round that answers."""
+    return [*map(TextDelta, texts), ModelRound(0, "".join(texts), (), Finish.STOP, Usage(10, 5))]
+
+
+def asks(*calls: ToolCall, text: str = "") -> Round:
+    """A round that asks for tools."""
+    said = [TextDelta(text)] if text else []
+    return [*said, ModelRound(0, text, calls, Finish.TOOL_CALLS, Usage(10, 5))]
+
+
+class ScriptedModel:
+    """Plays round n of its script to a request that holds the results of n rounds. A function there is awaited."""
+
+    def __init__(self, *rounds: Round) -> None:
+        self.rounds = list(rounds)
+        self.requests: list[ModelRequest] = []
+
+    async def round(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelRound, None]:
+        self.requests.append(request)
+        roles = [message["role"] for message in request.messages]
+        of_turn = roles[len(roles) - roles[::-1].index("user") :]
+        for part in self.rounds[of_turn.count("assistant")]:
+            if isinstance(part, Exception):
+                raise part
+            if isinstance(part, TextDelta | ModelRound):
+                yield part
+            else:
+                await part()
+
+
+class ScriptedTools:
+    """Tools of one user whose calls all succeed, and are remembered; `before` is awaited in each."""
+
+    def __init__(self, *tools: Tool) -> None:
+        self.tools = tools or (ADD_TASK,)
+        self.made: list[tuple[str, JsonObject, str]] = []
+        self.users: list[str] = []
+        self.before: Callable[[], Awaitable[None]] | None = None
+
+    def for_user(self, user_id: str) -> ToolSet:
+        self.users.append(user_id)
+        return self
+
+    async def list(self) -> Sequence[Tool]:
+        return self.tools
+
+    async def call(self, tool: Tool, arguments: JsonObject, *, key: str) -> ToolResult:
+        if self.before is not None:
+            await self.before()
+        self.made.append((tool.name, arguments, key))
+        return ToolResult(f'{{"number":{len(self.made)}}}')
+
+
+@dataclass
+class Journal:
+    """The broker and persistence in memory: keeps what is sent, in order, and answers where an attempt goes on.
+
+    After `message_count_max` messages it confirms nothing more and stores nothing more, as if the worker had died
+    before it could send them. `failures` are raised before that, one per message.
+    """
+
+    message_count_max: int | None = None
+    failures: list[BrokerUnavailableError] = field(default_factory=list)
+    requests: dict[UUID, JsonObject] = field(default_factory=dict)
+    events: dict[UUID, list[bytes]] = field(default_factory=dict)
+    ends: dict[UUID, str] = field(default_factory=dict)
+    released: list[JobReleased] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+    def accepted(self, job: Accepted) -> None:
+        self.requests[job.job_id] = job.response
+        self.events[job.job_id] = list(job.events)
+
+    async def send(self, _queue: str, body: bytes) -> None:
+        if self.message_count_max is not None and len(self.bodies) >= self.message_count_max:
+            await forever()
+        if self.failures:
+            raise self.failures.pop(0)
+        self.bodies.append(body)
+        match decode(body):
+            case JournalChunks(chunks=chunks):
+                for chunk in chunks:
+                    self._store(chunk)
+            case JobReleased() as released:
+                self.released.append(released)
+
+    def _store(self, chunk: JournalChunk) -> None:
+        stored = self.events[chunk.job_id]
+        assert chunk.first_seq == len(stored), "a gap, or a repetition"
+        stored.extend(bytes(event) for event in chunk.events)
+        if chunk.ended_as is not None:
+            self.ends[chunk.job_id] = chunk.ended_as.value
+
+    async def ask_to_resume(self, job_id: UUID, _conversation_id: UUID, attempt: int) -> ResumeReply:
+        response = ResponseEvents(self.requests[job_id])
+        response.replay(self.events[job_id])
+        self.events[job_id] += response.abandon()
+        return ResumeReply(
+            job_id=job_id,
+            attempt=attempt,
+            granted=job_id not in self.ends,
+            next_seq=response.next_seq,
+            next_output_index=response.next_output_index,
+            output=response.output,
+        )
+
+    def types(self, job: Accepted) -> list[str]:
+        return [type_of(event) for event in self.events[job.job_id]]
+
+    def text(self, job: Accepted) -> str:
+        decoded = [msgspec.json.decode(event) for event in self.events[job.job_id]]
+        return "".join(event["delta"] for event in decoded if event["type"] == "response.output_text.delta")
+
+    def response(self, job: Accepted) -> JsonObject:
+        """The Response object of the terminal event."""
+        assert job.job_id in self.ends, "the job has not ended"
+        return response_of(self.events[job.job_id][-1])
+
+
+RUNNER_LIMITS = RunnerLimits(
+    claim_seconds_max=5,
+    turn_seconds_max=20,
+    flush_seconds_max=20,
+    attempts_max=3,
+    release_delays_seconds=(1.0, 5.0),
+    release_delay_seconds_max=60,
+    history_turn_count_max=100,
+)
+
+
+@dataclass
+class Bench:
+    """Workers on one journal, and jobs for them. Each put of an attempt is a message, so a test can cut anywhere."""
+
+    turns: Turns
+    database: Database
+    journal: Journal
+    leases: Leases
+    outgoing: Outgoing
+    sender: asyncio.Task[None]
+
+    @classmethod
+    def open(cls, gateway: Database, worker: Database, persistence: Database) -> "Bench":
+        journal = Journal()
+        outgoing, sender = _sending(journal)
+        leases = Leases(worker, f"worker-{uuid7().hex}", 30.0)
+        return cls(Turns(gateway, persistence), worker, journal, leases, outgoing, sender)
+
+    async def close(self) -> None:
+        self.sender.cancel()
+        await asyncio.gather(self.sender, return_exceptions=True)
+
+    async def job(self, text: str = "hello", conversation_id: UUID | None = None) -> Accepted:
+        job = await self.turns.ask(USER, text, conversation_id)
+        self.journal.accepted(job)
+        return job
+
+    async def run(  # noqa: PLR0913 - what a test varies
+        self,
+        job: Accepted,
+        model: Model,
+        tools: ScriptedTools | None = None,
+        *,
+        is_redelivery: bool = False,
+        limits: RunnerLimits = RUNNER_LIMITS,
+        turn_limits: TurnLimits | None = None,
+    ) -> Verdict:
+        runner = self.runner(model, tools, limits=limits, turn_limits=turn_limits)
+        return await runner.run(self.ready(job), is_redelivery=is_redelivery)
+
+    def runner(
+        self,
+        model: Model,
+        tools: ScriptedTools | None = None,
+        *,
+        limits: RunnerLimits = RUNNER_LIMITS,
+        turn_limits: TurnLimits | None = None,
+    ) -> Runner:
+        return Runner(
+            Worker(
+                database=self.database,
+                leases=self.leases,
+                outgoing=self.outgoing,
+                resumer=self.journal,
+                model=model,
+                tools=tools or ScriptedTools(),
+                limits=limits,
+                turn_limits=turn_limits or TurnLimits(retry_delays_seconds=()),
+                prompt_limits=PromptLimits(),
+            )
+        )
+
+    def ready(self, job: Accepted) -> JobReady:
+        return JobReady(job_id=job.job_id, conversation_id=job.conversation_id, user_id=USER)
+
+    async def kill(self, attempt: asyncio.Task[Verdict]) -> None:
+        """End the attempt as the death of its process does: nothing that waited is sent; then a new process starts."""
+        attempt.cancel()
+        await asyncio.gather(attempt, return_exceptions=True)
+        await self.close()
+        self.journal.message_count_max = None
+        self.outgoing, self.sender = _sending(self.journal)
+
+    async def in_database(self, statement: str, job: Accepted) -> Any:
+        """What `statement` gives for the job ($1)."""
+        async with self.turns.persistence.transaction(None) as db:
+            return await db.fetchval(statement, job.job_id)
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+def _sending(journal: Journal) -> tuple[Outgoing, asyncio.Task[None]]:
+    limits = OutgoingLimits(flush_seconds=0, message_bytes_max=1, retry_seconds=0.001)
+    outgoing = Outgoing(journal.send, PARTITION_COUNT, limits)
+    return outgoing, asyncio.create_task(outgoing.run())
