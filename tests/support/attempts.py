@@ -1,4 +1,4 @@
-"""A chat worker's attempts on a real Postgres, with a model and tools that follow a script and a broker that remembers."""
+"""A chat worker's attempts on a real Postgres, with a scripted model and tools, and a broker that remembers."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence

@@ -85,21 +85,20 @@ class ServiceProcess:
     async def ready(self, seconds: float = 60.0) -> None:
         """Waits until it says that it is ready. Fails with its last words if it ends instead."""
 
-        async def is_ready() -> bool:
-            if not self.is_running:
-                raise AssertionError(f"{self.name} ended:\n{self.last_lines()}")
-            try:
-                return (await _http.get(f"{self.url}/health/ready")).status_code == httpx2.codes.OK
-            except httpx2.TransportError:
-                return False
+        async with httpx2.AsyncClient(timeout=5, verify=False) as http:
 
-        await wait_until(is_ready, seconds=seconds, what=f"{self.name} ready")
+            async def is_ready() -> bool:
+                if not self.is_running:
+                    raise AssertionError(f"{self.name} ended:\n{self.last_lines()}")
+                try:
+                    return (await http.get(f"{self.url}/health/ready")).status_code == httpx2.codes.OK
+                except httpx2.TransportError:
+                    return False
+
+            await wait_until(is_ready, seconds=seconds, what=f"{self.name} ready")
 
     def last_lines(self, count: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
-
-
-_http = httpx2.AsyncClient(timeout=5)
 
 
 @dataclass
