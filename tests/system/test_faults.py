@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import asyncpg
 import httpx2
 import pytest
 from tests.support.backends import Backends, new_backends
 from tests.support.client import Client, JsonObject, is_terminal, text_of
 from tests.support.stack import Stack, running_stack
 
-from shared.ids import uuid7
+from shared.ids import Prefix, from_wire, uuid7
 
 ClientOf = Callable[..., Client]
 

@@ -1,0 +1,34 @@
+"""The services' own connections to one real Postgres, and a worker on them."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+import pytest
+from tests.support.attempts import Bench
+
+from shared.db import Database
+
+
+@dataclass(frozen=True)
+class Connected:
+    gateway: Database
+    worker: Database
+    persistence: Database
+
+
+@pytest.fixture(scope="session")
+async def connected(database_urls: Mapping[str, str]) -> AsyncIterator[Connected]:
+    opened = [
+        await Database.connect(database_urls[role], application_name="test", pool_size=4)
+        for role in ("parley_gateway", "parley_worker", "parley_persistence")
+    ]
+    yield Connected(*opened)
+    for database in opened:
+        await database.close()
+
+
+@pytest.fixture
+async def bench(connected: Connected) -> AsyncIterator[Bench]:
+    bench = Bench.open(connected.gateway, connected.worker, connected.persistence)
+    yield bench
+    await bench.close()

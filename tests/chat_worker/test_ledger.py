@@ -1,0 +1,89 @@
+"""The ledger: written only by the attempt that owns the job, and read back as it was meant."""
+
+import pytest
+from tests.support.attempts import USER, Bench
+
+from chat_worker import ledger
+from chat_worker.agent.values import (
+    Finish,
+    ModelRound,
+    ToolCall,
+    ToolError,
+    ToolErrorKind,
+    ToolFinished,
+    ToolResult,
+    ToolStarted,
+    Usage,
+)
+from chat_worker.leases import Stopped, StopReason
+from chat_worker.ledger import Row
+from gateway.turns import Accepted
+
+CALL = ToolCall("call_1", "add_task", '{"title": "\\u0000 and \\"quotes\\""}')
+ROUND = ModelRound(0, "One moment.", (CALL, CALL), Finish.TOOL_CALLS, Usage(1, 2, 3, 4))
+FAILED = ToolResult(None, ToolError(ToolErrorKind.HTTP, "no", 503), outcome_unknown=True)
+
+
+async def test_what_is_recorded_is_read_back(bench: Bench) -> None:
+    job = await a_claimed_job(bench)
+
+    await record(bench, job, 1, ROUND, ToolStarted(0, 0, CALL, "tasks"))
+    await record(bench, job, 1, ToolFinished(0, 0, CALL, "tasks", FAILED))
+    await record(bench, job, 1, ToolStarted(0, 1, CALL, "tasks"))
+
+    [step] = await ledger.read(bench.database, USER, job.job_id)
+    assert step.round == ROUND
+    assert step.started == {0, 1}
+    assert step.to_past().results == {0: FAILED}
+    assert step.finished[0].server_label == "tasks"
+
+
+async def test_a_row_that_is_there_stays_as_it_is(bench: Bench) -> None:
+    job = await a_claimed_job(bench)
+    await record(bench, job, 1, ROUND)
+
+    await record(bench, job, 1, ModelRound(0, "Other.", (CALL,), Finish.TOOL_CALLS, Usage()))
+
+    [step] = await ledger.read(bench.database, USER, job.job_id)
+    assert step.round == ROUND
+
+
+async def test_an_attempt_that_lost_the_job_writes_nothing(bench: Bench) -> None:
+    job = await a_claimed_job(bench)
+    await bench.in_database("update jobs set attempt = 2 where id = $1", job)
+
+    with pytest.raises(Stopped) as stopped:
+        await record(bench, job, 1, ROUND)
+
+    assert stopped.value.reason is StopReason.LEASE_LOST
+    assert await ledger.read(bench.database, USER, job.job_id) == []
+
+
+async def test_an_ended_job_takes_no_more_steps(bench: Bench) -> None:
+    job = await a_claimed_job(bench)
+    await bench.in_database("update jobs set status = 'cancelled' where id = $1", job)
+
+    with pytest.raises(Stopped):
+        await record(bench, job, 1, ROUND)
+
+
+async def test_another_users_job_has_no_steps(bench: Bench) -> None:
+    job = await a_claimed_job(bench)
+    await record(bench, job, 1, ROUND)
+
+    assert await ledger.read(bench.database, "somebody-else", job.job_id) == []
+    with pytest.raises(Stopped):
+        await ledger.record(bench.database, "somebody-else", job.job_id, 1, [Row.of(ROUND)])
+
+
+async def a_claimed_job(bench: Bench) -> Accepted:
+    job = await bench.job()
+    await bench.in_database("update jobs set status = 'in_progress', attempt = 1 where id = $1", job)
+    return job
+
+
+async def record(
+    bench: Bench, job: Accepted, attempt: int, *happenings: ModelRound | ToolStarted | ToolFinished
+) -> None:
+    rows = [Row.of(happening) for happening in happenings]
+    await ledger.record(bench.database, USER, job.job_id, attempt, rows)

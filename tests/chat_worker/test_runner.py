@@ -1,0 +1,403 @@
+"""Attempts from claim to end: what is told, what is recorded, and what another attempt makes of a dead one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+import pytest
+from tests.support.attempts import (
+    RUNNER_LIMITS,
+    SEND_MAIL,
+    USER,
+    Bench,
+    ScriptedModel,
+    ScriptedTools,
+    asks,
+    forever,
+    says,
+)
+from tests.support.waiting import wait_until
+
+from chat_worker.agent.loop import CLOSING_TEXTS, TurnLimits
+from chat_worker.agent.values import End, TextDelta, ToolCall
+from chat_worker.leases import StopReason
+from chat_worker.runner import Verdict, turn_settings
+from gateway.turns import Accepted
+from shared.errors import BrokerUnavailableError, ModelRefusedError, ModelUnavailableError
+from shared.events import ResponseEvents
+from shared.states import JobStatus
+
+Look: TypeAlias = Callable[[], Awaitable[bool]]
+MILK = ToolCall("call_1", "add_task", '{"title":"milk"}')
+EGGS = ToolCall("call_2", "add_task", '{"title":"eggs"}')
+MAIL = ToolCall("call_3", "send_mail", '{"to":"ann"}')
+UNAVAILABLE = ModelUnavailableError("model_failing", "The model is not available.")
+
+
+async def test_an_answer_is_told_in_the_order_of_the_wire(bench: Bench) -> None:
+    job = await bench.job("hello")
+
+    verdict = await bench.run(job, ScriptedModel(says("Hel", "lo")))
+
+    assert verdict is Verdict.SETTLED
+    assert bench.journal.types(job) == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    response = bench.journal.response(job)
+    assert response["status"] == "completed"
+    assert response["output"][0]["content"][0]["text"] == "Hello"
+    assert response["usage"]["total_tokens"] == 15
+
+
+async def test_the_model_is_asked_with_the_agents_instructions_and_what_the_user_says(bench: Bench) -> None:
+    job = await bench.job("what is up?")
+    model = ScriptedModel(says("Nothing."))
+
+    await bench.run(job, model)
+
+    [request] = model.requests
+    assert "to-do list" in request.messages[0]["content"]
+    assert request.messages[-1] == {"role": "user", "content": "what is up?"}
+    assert [tool.name for tool in request.tools] == ["add_task"]
+    assert request.temperature is None
+
+
+async def test_a_tool_call_is_an_item_of_its_own_and_made_as_the_user(bench: Bench) -> None:
+    job = await bench.job()
+    tools = ScriptedTools()
+
+    await bench.run(job, ScriptedModel(asks(MILK, text="One moment."), says("Done.")), tools)
+
+    assert tools.users == [USER]
+    assert tools.made == [("add_task", {"title": "milk"}, f"{job.job_id.hex}:0:0")]
+    first, call, last = bench.journal.response(job)["output"]
+    assert [first["status"], call["status"], last["status"]] == ["completed"] * 3
+    assert (call["type"], call["name"], call["arguments"]) == ("mcp_call", "add_task", '{"title":"milk"}')
+    assert (call["output"], call["error"], call["server_label"]) == ('{"number":1}', None, "tasks")
+
+
+async def test_a_job_that_nobody_may_run_is_dropped(bench: Bench) -> None:
+    job = await bench.job()
+    model = ScriptedModel(says("Hello."))
+    await bench.run(job, model)
+
+    verdict = await bench.run(job, model)  # no redelivery: a message too many while the lease holds
+
+    assert verdict is Verdict.SETTLED
+    assert len(model.requests) == 1
+
+
+@pytest.mark.parametrize("message_count", range(13))
+async def test_wherever_an_attempt_dies_the_next_one_does_only_the_rest(bench: Bench, message_count: int) -> None:
+    job = await bench.job()
+    script = asks(MILK, EGGS, text="One moment."), asks(MILK), says("All ", "done.")
+    tools, first, second = ScriptedTools(), ScriptedModel(*script), ScriptedModel(*script)
+    bench.journal.message_count_max = message_count
+    attempt = asyncio.ensure_future(bench.run(job, first, tools))
+    await wait_until(lambda: _is_stuck(bench, first, tools), what="the attempt waits for confirmation")
+
+    await bench.kill(attempt)
+    await bench.run(job, second, tools, is_redelivery=True)
+
+    assert [arguments["title"] for _, arguments, _ in tools.made] == ["milk", "eggs", "milk"]
+    assert len(second.requests) <= 1  # the last round only, since no tool follows that could record it
+    output = bench.journal.response(job)["output"]
+    assert [item["type"] for item in output] == ["message", "mcp_call", "mcp_call", "mcp_call", "message"]
+    assert [item["output"] for item in output[1:4]] == ['{"number":1}', '{"number":2}', '{"number":3}']
+    assert output[4]["content"][0]["text"] == "All done."
+    _assert_well_formed(bench, job)
+
+
+async def _is_stuck(bench: Bench, model: ScriptedModel, tools: ScriptedTools) -> bool:
+    return len(model.requests) == 3 and len(tools.made) == 3 and bench.journal.message_count_max is not None
+
+
+def _assert_well_formed(bench: Bench, job: Accepted) -> None:
+    replayed = ResponseEvents(job.response)
+    replayed.replay(bench.journal.events[job.job_id])
+    assert not replayed.has_open_item
+    assert replayed.output == bench.journal.response(job)["output"]
+
+
+async def test_text_that_was_cut_by_a_death_is_abandoned_and_said_anew(bench: Bench) -> None:
+    job = await bench.job()
+    attempt = asyncio.ensure_future(bench.run(job, ScriptedModel([TextDelta("Hel"), forever])))
+    await wait_until(_says(bench, job, "Hel"))
+
+    await bench.kill(attempt)
+    await bench.run(job, ScriptedModel(says("Good day.")), is_redelivery=True)
+
+    assert bench.journal.text(job) == "HelGood day."
+    [message] = bench.journal.response(job)["output"]
+    assert message["content"][0]["text"] == "Good day."
+    assert bench.journal.types(job).count("response.in_progress") == 1
+
+
+async def test_a_call_cut_by_a_death_runs_again_with_its_key_where_it_may(bench: Bench) -> None:
+    job = await bench.job()
+    tools = ScriptedTools()
+    tools.before = forever
+    attempt = asyncio.ensure_future(bench.run(job, ScriptedModel(asks(MILK)), tools))
+    await wait_until(_tells(bench, job, "response.mcp_call.in_progress"))
+
+    await bench.kill(attempt)
+    tools.before = None
+    await bench.run(job, ScriptedModel(asks(MILK), says("Done.")), tools, is_redelivery=True)
+
+    assert [key for _, _, key in tools.made] == [f"{job.job_id.hex}:0:0"]
+    call, _ = bench.journal.response(job)["output"]
+    assert call["status"] == "completed"
+
+
+async def test_a_call_cut_by_a_death_is_not_repeated_where_it_might_do_twice(bench: Bench) -> None:
+    job = await bench.job()
+    tools = ScriptedTools(SEND_MAIL)
+    tools.before = forever
+    attempt = asyncio.ensure_future(bench.run(job, ScriptedModel(asks(MAIL)), tools))
+    await wait_until(_tells(bench, job, "response.mcp_call.in_progress"))
+
+    await bench.kill(attempt)
+    await bench.run(job, ScriptedModel(asks(MAIL), says("Not sure.")), tools, is_redelivery=True)
+
+    assert tools.made == []
+    call, _ = bench.journal.response(job)["output"]
+    assert call["status"] == "failed"
+    assert call["error"]["type"] == "mcp_tool_execution_error"
+    assert "outcome unknown" in call["error"]["content"][0]["text"]
+
+
+async def test_an_attempt_that_lost_its_job_stops_before_the_tool_runs(bench: Bench) -> None:
+    job = await bench.job()
+    tools = ScriptedTools()
+
+    async def lose_the_job() -> None:
+        await bench.in_database("update jobs set attempt = attempt + 1 where id = $1", job)
+
+    verdict = await bench.run(job, ScriptedModel([lose_the_job, *asks(MILK)]), tools)
+
+    assert verdict is Verdict.SETTLED
+    assert tools.made == []
+    assert job.job_id not in bench.journal.ends
+
+
+async def test_an_attempt_that_is_not_granted_says_nothing(bench: Bench) -> None:
+    job = await bench.job()
+    await bench.run(job, ScriptedModel(says("Hello.")))
+    told = len(bench.journal.events[job.job_id])
+
+    verdict = await bench.run(job, ScriptedModel(says("Again.")), is_redelivery=True)
+
+    assert verdict is Verdict.SETTLED
+    assert len(bench.journal.events[job.job_id]) == told
+
+
+async def test_a_cancel_in_mid_text_keeps_what_was_said(bench: Bench) -> None:
+    job = await bench.job()
+    attempt = asyncio.ensure_future(bench.run(job, ScriptedModel([TextDelta("Hel"), forever])))
+    await wait_until(_says(bench, job, "Hel"))
+
+    bench.leases.cancel(job.job_id)
+
+    assert await attempt is Verdict.SETTLED
+    response = bench.journal.response(job)
+    assert (response["status"], response["incomplete_details"]) == ("cancelled", None)
+    assert response["output"][0]["status"] == "incomplete"
+    assert response["output"][0]["content"][0]["text"] == "Hel"
+    assert bench.journal.types(job)[-1] == "response.incomplete"
+
+
+async def test_a_cancel_whose_signal_was_missed_is_found_with_the_lease(bench: Bench) -> None:
+    job = await bench.job()
+    attempt = asyncio.ensure_future(bench.run(job, ScriptedModel([TextDelta("Hel"), forever])))
+    await wait_until(_says(bench, job, "Hel"))
+    await bench.in_database("update jobs set cancel_requested_at = now() where id = $1", job)
+
+    await bench.leases.beat()
+
+    await attempt
+    assert bench.journal.response(job)["status"] == "cancelled"
+
+
+async def test_a_job_that_was_cancelled_before_it_ran_asks_no_model(bench: Bench) -> None:
+    job = await bench.job()
+    await bench.in_database("update jobs set cancel_requested_at = now() where id = $1", job)
+    model = ScriptedModel(says("Hello."))
+
+    await bench.run(job, model)
+
+    assert model.requests == []
+    assert bench.journal.ends[job.job_id] == "cancelled"
+
+
+async def test_a_model_that_is_away_releases_the_job_and_at_last_fails_it(bench: Bench) -> None:
+    job = await bench.job()
+    model = ScriptedModel([TextDelta("Hel"), UNAVAILABLE])
+    limits = replace(RUNNER_LIMITS, attempts_max=2)
+
+    await bench.run(job, model, limits=limits)
+    [released] = bench.journal.released
+    await bench.run(job, model, limits=limits, is_redelivery=True)
+
+    assert (released.attempt, released.delay_seconds) == (1, 1.0)
+    assert released.reason is not None
+    assert released.reason.type == "model_failing"
+    response = bench.journal.response(job)
+    assert (response["status"], response["output"]) == ("failed", [])
+    assert response["error"] == {
+        "code": "server_error",
+        "type": "model_failing",
+        "message": "The model is not available. (2 attempts were made.)",
+    }
+
+
+async def test_the_endpoints_own_wait_is_respected_up_to_a_limit(bench: Bench) -> None:
+    job = await bench.job()
+    limited = ModelUnavailableError("model_rate_limited", "Too many requests.", retry_after_seconds=3_600)
+
+    await bench.run(job, ScriptedModel([limited]))
+
+    [released] = bench.journal.released
+    assert released.delay_seconds == RUNNER_LIMITS.release_delay_seconds_max
+    assert released.reason is not None
+    assert released.reason.code == "rate_limit_exceeded"
+
+
+async def test_a_refusing_model_fails_the_job_at_once(bench: Bench) -> None:
+    job = await bench.job()
+    refusal = ModelRefusedError("model_access_denied", "The model endpoint refuses our key.")
+
+    await bench.run(job, ScriptedModel([refusal]))
+
+    assert bench.journal.released == []
+    assert bench.journal.response(job)["error"]["type"] == "model_access_denied"
+
+
+async def test_a_bug_is_released_and_shows_nothing_of_itself(bench: Bench) -> None:
+    job = await bench.job()
+
+    await bench.run(job, ScriptedModel([KeyError("secret detail")]))
+
+    [released] = bench.journal.released
+    assert released.reason is not None
+    assert released.reason.type == "internal_error"
+    assert all(b"secret detail" not in body for body in bench.journal.bodies)
+
+
+async def test_spent_attempts_end_the_job_without_running_it(bench: Bench) -> None:
+    job = await bench.job()
+    await bench.in_database("update jobs set attempt = 3 where id = $1", job)
+    model = ScriptedModel(says("Hello."))
+
+    await bench.run(job, model, limits=replace(RUNNER_LIMITS, attempts_max=3))
+
+    assert model.requests == []
+    assert bench.journal.response(job)["error"]["type"] == "attempts_exhausted"
+
+
+async def test_a_turn_that_takes_too_long_says_so_and_keeps_what_it_said(bench: Bench) -> None:
+    job = await bench.job()
+    limits = replace(RUNNER_LIMITS, turn_seconds_max=0.2)
+
+    await bench.run(job, ScriptedModel([TextDelta("Hel"), forever]), limits=limits)
+
+    response = bench.journal.response(job)
+    assert (response["status"], response["incomplete_details"]) == ("incomplete", None)
+    assert [item["status"] for item in response["output"]] == ["incomplete", "completed"]
+    assert response["output"][1]["content"][0]["text"] == CLOSING_TEXTS[End.TIME_LIMIT]
+
+
+async def test_a_turn_without_end_is_stopped_at_its_steps(bench: Bench) -> None:
+    job = await bench.job()
+    limits = TurnLimits(step_count_max=2)
+
+    await bench.run(job, ScriptedModel(asks(MILK), asks(EGGS), asks(MILK)), turn_limits=limits)
+
+    response = bench.journal.response(job)
+    assert response["status"] == "incomplete"
+    assert response["output"][-1]["content"][0]["text"] == CLOSING_TEXTS[End.STEP_LIMIT]
+
+
+async def test_a_shutdown_hands_the_delivery_back_and_says_nothing(bench: Bench) -> None:
+    job = await bench.job()
+    attempt = asyncio.ensure_future(bench.run(job, ScriptedModel([TextDelta("Hel"), forever])))
+    await wait_until(_says(bench, job, "Hel"))
+
+    bench.leases.stop_all(StopReason.SHUTDOWN)
+
+    assert await attempt is Verdict.RETURNED
+    assert job.job_id not in bench.journal.ends
+    assert bench.journal.released == []
+
+
+async def test_a_draining_runner_hands_deliveries_back_unclaimed(bench: Bench) -> None:
+    job = await bench.job()
+    runner = bench.runner(ScriptedModel(says("Hello.")))
+    runner.drain()
+
+    verdict = await runner.run(bench.ready(job), is_redelivery=False)
+
+    assert verdict is Verdict.RETURNED
+    assert await bench.in_database("select attempt from jobs where id = $1", job) == 0
+
+
+async def test_a_broker_that_does_not_confirm_for_a_while_changes_nothing(bench: Bench) -> None:
+    job = await bench.job()
+    bench.journal.failures = [BrokerUnavailableError("broker_unavailable", "away") for _ in range(5)]
+
+    await bench.run(job, ScriptedModel(says("Hel", "lo")))
+
+    assert bench.journal.text(job) == "Hello"
+    assert bench.journal.ends[job.job_id] == JobStatus.COMPLETED
+
+
+async def test_an_end_that_nobody_confirms_hands_the_delivery_back(bench: Bench) -> None:
+    job = await bench.job()
+    bench.journal.message_count_max = 0
+    limits = replace(RUNNER_LIMITS, flush_seconds_max=0.1)
+
+    verdict = await bench.run(job, ScriptedModel(says("Hello.")), limits=limits)
+
+    assert verdict is Verdict.RETURNED
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("required", "required"),
+        ({"type": "function", "name": "add_task"}, {"type": "function", "function": {"name": "add_task"}}),
+        ({"type": "allowed_tools", "mode": "required", "tools": []}, "required"),
+        ({"type": "mcp", "server_label": "tasks"}, "auto"),
+    ],
+)
+async def test_the_clients_choices_reach_the_model(bench: Bench, asked: object, meant: object) -> None:
+    job = await bench.job()
+    request = {**job.response, "tool_choice": asked, "temperature": 0.5, "max_output_tokens": 100}
+
+    settings = turn_settings(request)
+
+    assert settings.tool_choice == meant
+    assert (settings.temperature, settings.top_p, settings.output_token_count_max) == (0.5, None, 100)
+
+
+def _says(bench: Bench, job: Accepted, text: str) -> Look:
+    async def look() -> bool:
+        return bench.journal.text(job) == text
+
+    return look
+
+
+def _tells(bench: Bench, job: Accepted, event_type: str) -> Look:
+    async def look() -> bool:
+        return event_type in bench.journal.types(job)
+
+    return look

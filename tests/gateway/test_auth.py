@@ -1,0 +1,129 @@
+"""Who may come in, and as whom."""
+
+import base64
+import json
+import time
+
+import httpx2
+import jwt
+import pytest
+from tests.gateway.conftest import Caller
+from tests.support.stack import JWT_SECRET, token_of
+
+from gateway.settings import GatewaySettings
+from shared.settings import Profile
+
+ADDRESSES = ["/api/conversations", "/api/v1/conversations", "/v1/conversations", "/v1/models"]
+
+
+def signed(secret: str = JWT_SECRET, algorithm: str = "HS256", **changes: object) -> str:
+    now = int(time.time())
+    claims = {"iss": "parley", "aud": "parley", "sub": "ada", "iat": now, "exp": now + 600, **changes}
+    return jwt.encode({name: value for name, value in claims.items() if value is not None}, secret, algorithm)
+
+
+def bearer(secret: str = JWT_SECRET, algorithm: str = "HS256", **changes: object) -> str:
+    return f"Bearer {signed(secret, algorithm, **changes)}"
+
+
+def unsigned() -> str:
+    header, claims = ({"alg": "none", "typ": "JWT"}, {"iss": "parley", "aud": "parley", "sub": "ada", "exp": 9e9})
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in (header, claims)]
+    return ".".join([*parts, ""])
+
+
+BAD_CREDENTIALS = {
+    "none": [],
+    "empty": [""],
+    "no token": ["Bearer "],
+    "basic": ["Basic YWRhOmFkYQ=="],
+    "two headers": [bearer(), bearer()],
+    "garbled": ["Bearer abc.def.ghi"],
+    "expired": [bearer(exp=int(time.time()) - 600)],
+    "never expires": [bearer(exp=None)],
+    "expires in a year": [bearer(exp=int(time.time()) + 31_536_000)],
+    "other secret": [bearer(secret="x" * 32)],
+    "other algorithm": [bearer(secret=JWT_SECRET * 2, algorithm="HS512")],
+    "unsigned": [f"Bearer {unsigned()}"],
+    "other issuer": [bearer(iss="else")],
+    "other audience": [bearer(aud="task-tools")],
+    "no subject": [bearer(sub=None)],
+    "empty subject": [bearer(sub="")],
+    "subject with a line end": [bearer(sub="a\n")],
+    "huge": ["Bearer " + "a" * 60_000],
+}
+
+
+@pytest.mark.parametrize("credential", BAD_CREDENTIALS)
+async def test_a_credential_that_does_not_hold_is_refused(stranger: Caller, credential: str) -> None:
+    headers = [("authorization", value) for value in BAD_CREDENTIALS[credential]]
+
+    answer = await stranger.get("/v1/conversations", headers=headers)
+
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+async def test_every_interface_wants_a_token_and_takes_a_good_one(stranger: Caller, address: str) -> None:
+    refused = await stranger.get(address)
+    accepted = await stranger.get(address, headers={"authorization": f"Bearer {signed()}"})
+
+    assert (refused.status_code, accepted.status_code) == (401, 200)
+
+
+async def test_the_simple_contract_says_in_its_own_form_that_a_token_has_expired(stranger: Caller) -> None:
+    expired = f"Bearer {signed(exp=int(time.time()) - 600)}"
+
+    answer = await stranger.get("/api/conversations", headers={"authorization": expired})
+
+    assert answer.status_code == 401
+    assert answer.json()["error"]["error_code"] == "token_expired"
+
+
+async def test_a_token_in_the_address_is_no_credential(stranger: Caller) -> None:
+    answer = await stranger.get("/api/conversations", params={"access_token": signed(), "token": signed()})
+
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "tasks"), ("POST", "tasks"), ("GET", "tasks/x"), ("PUT", "tasks/x"), ("DELETE", "tasks/x")]
+    + [("PATCH", "tasks/x/complete"), ("POST", "chat")],
+)
+async def test_the_path_must_name_the_user_of_the_token(ada: Caller, bob: Caller, method: str, path: str) -> None:
+    answer = await ada.request(method, f"/api/{bob.user_id}/{path}", json={"title": "x", "message": "x"})
+
+    assert answer.status_code == 403
+    assert answer.json()["error"]["error_code"] == "foreign_user"
+
+
+async def test_the_body_of_a_stranger_is_not_read(stranger: Caller) -> None:
+    class Untouchable(httpx2.AsyncByteStream):
+        async def __aiter__(self):  # type: ignore[no-untyped-def]
+            raise AssertionError("the body was read")
+            yield b""
+
+    answer = await stranger.post("/v1/conversations", content=Untouchable())
+
+    assert answer.status_code == 401
+
+
+async def test_a_user_id_may_hold_what_an_address_must_quote(stranger: Caller) -> None:
+    user_id = "auth0|a/b@c.d"
+    headers = {"authorization": f"Bearer {token_of(user_id)}"}
+
+    answer = await stranger.get("/api/conversations", headers=headers)
+
+    assert answer.status_code == 200
+
+
+def test_a_production_gateway_refuses_an_example_secret() -> None:
+    settings = {"database_url": "postgresql://x", "profile": Profile.PRODUCTION}
+
+    with pytest.raises(ValueError, match="example"):
+        GatewaySettings(jwt_secret="change-me-change-me-change-me-change-me", **settings)
+    with pytest.raises(ValueError, match="at least 32 bytes"):
+        GatewaySettings(jwt_secret="short", **settings)

@@ -1,0 +1,113 @@
+"""Every limit on what a request may bring and hold."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.gateway.conftest import Caller
+
+from gateway.limits import JSON_DEPTH_MAX, StreamSlots, checked_message, decode_json
+from shared.errors import InvalidInputError, LimitExceededError
+
+LIMIT = 256 * 1_024
+
+
+async def test_a_body_over_the_limit_is_refused_by_its_announced_length(ada: Caller) -> None:
+    answer = await ada.post("/v1/conversations", content=b" " * (LIMIT + 1))
+
+    assert answer.status_code == 413
+    assert str(LIMIT) in answer.json()["error"]["message"]
+    assert answer.headers["connection"] == "close"
+
+
+async def test_a_body_of_unknown_length_is_refused_before_all_of_it_was_read(ada: Caller) -> None:
+    chunks_sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal chunks_sent
+        while chunks_sent < 1_000:
+            chunks_sent += 1
+            yield b" " * 65_536
+
+    answer = await ada.post("/api/chat", content=endless(), headers={"content-type": "application/json"})
+
+    assert answer.status_code == 413
+    assert answer.json()["error"]["error_code"] == "body_too_large"
+    assert chunks_sent < 10
+
+
+async def test_a_body_of_exactly_the_limit_is_read(ada: Caller) -> None:
+    body = b"{}".ljust(LIMIT)
+
+    answer = await ada.post("/v1/conversations", content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("metadata", "is_allowed"),
+    [
+        ({f"k{n}": "v" for n in range(16)}, True),
+        ({f"k{n}": "v" for n in range(17)}, False),
+        ({"k" * 64: "v" * 512}, True),
+        ({"k" * 65: "v"}, False),
+        ({"k": "v" * 513}, False),
+        ({"k": 1}, False),
+        (["k"], False),
+    ],
+)
+async def test_metadata_have_the_limits_that_clients_know(ada: Caller, metadata: object, is_allowed: bool) -> None:  # noqa: FBT001
+    answer = await ada.post("/v1/conversations", json={"metadata": metadata})
+
+    assert answer.status_code == (200 if is_allowed else 400)
+    if not is_allowed:
+        assert answer.json()["error"]["param"].startswith("metadata")
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=-1", "limit=1000000000", "limit=x", "limit=1e2"])
+@pytest.mark.parametrize("path", ["/api/conversations", "/v1/conversations", "/api/{user_id}/tasks"])
+async def test_a_page_has_1_to_100_entries(ada: Caller, path: str, query: str) -> None:
+    answer = await ada.get(f"{path.format(user_id=ada.user_id)}?{query}")
+
+    assert answer.status_code == 400
+    assert "limit" in answer.text
+
+
+@pytest.mark.parametrize("offset", ["-1", "9999999999999999999999", "x", "1.5"])
+async def test_an_offset_is_a_reasonable_number(ada: Caller, offset: str) -> None:
+    answer = await ada.get(f"/api/conversations?offset={offset}")
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["details"]["field"] == "offset"
+
+
+def test_a_message_is_measured_in_characters() -> None:
+    assert checked_message("🥛" * 5_000, 5_000)
+    with pytest.raises(InvalidInputError, match="5001 characters; at most 5000"):
+        checked_message("🥛" * 5_001, 5_000)
+
+
+def test_json_may_be_nested_as_deep_as_the_limit() -> None:
+    depth = JSON_DEPTH_MAX
+
+    assert decode_json(b"[" * depth + b"]" * depth)
+    with pytest.raises(InvalidInputError, match="nested too deeply"):
+        decode_json(b"[" * (depth + 2) + b"]" * (depth + 2))
+
+
+def test_text_that_postgres_cannot_store_is_found_wherever_it_hides() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        decode_json(b'{"input": [{"content": [{"text": "a\\u0000"}]}]}')
+
+    assert caught.value.param == "input[0].content[0].text"
+
+
+def test_a_user_may_hold_so_many_streams_and_no_more() -> None:
+    slots = StreamSlots(per_user_max=2)
+
+    with slots.slot("ada"), slots.slot("ada"):
+        with slots.slot("bob"):
+            pass
+        with pytest.raises(LimitExceededError):
+            slots.take("ada")
+    with slots.slot("ada"):
+        pass

@@ -1,0 +1,30 @@
+"""The services' databases, empty at the start of each test."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from tests.persistence.support import Services
+
+from shared.db import Database
+
+
+@pytest.fixture(scope="session")
+async def _databases(database_urls: dict[str, str]) -> AsyncIterator[Services]:
+    roles = ("parley_persistence", "parley_gateway", "parley_worker")
+    opened = [await Database.connect(database_urls[role], application_name="test", pool_size=8) for role in roles]
+    try:
+        yield Services(*opened)
+    finally:
+        for database in opened:
+            await database.close()
+
+
+@pytest.fixture
+async def services(_databases: Services, database_urls: dict[str, str]) -> Services:
+    owner = await asyncpg.connect(database_urls["owner"])
+    try:
+        await owner.execute("truncate conversations cascade")
+    finally:
+        await owner.close()
+    return _databases

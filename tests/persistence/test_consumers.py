@@ -1,0 +1,359 @@
+"""The whole service on a real broker and a real Postgres: what comes in, what is acknowledged, what goes out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aio_pika
+import asyncpg
+import pytest
+from aio_pika.abc import AbstractChannel
+from tests.persistence.support import Attempt, Services, all_events, eventually
+
+from persistence.announce import Announcer, Dispatcher
+from persistence.app import Service, run_service
+from persistence.consumers import BatchLimits, Intake, WriteBack
+from persistence.maintenance import Limits, Maintenance
+from persistence.settings import PersistenceSettings
+from shared import contracts
+from shared.contracts import JournalChunk, JournalChunks, LiveBatch, LiveEvents, ResumeReply
+from shared.db import Database
+from shared.errors import DatabaseUnavailableError
+from shared.events import response_of
+from shared.ids import Prefix, from_wire
+from shared.messaging import (
+    CONTROL,
+    DEAD,
+    JOBS,
+    LIVE,
+    Broker,
+    Listener,
+    Publisher,
+    declare_topology,
+    journal_queue,
+    partition_of,
+)
+
+_PARTITION_COUNT = 2
+
+
+@dataclass
+class Surroundings:
+    """The broker as the service's neighbours see it."""
+
+    broker: Broker
+    publisher: Publisher
+    channel: AbstractChannel
+    heard: list[LiveEvents] = field(default_factory=list)
+    replies: list[ResumeReply] = field(default_factory=list)
+    reply_queue: str = ""
+
+    async def send(self, *messages: Any) -> None:
+        """Publish to the partition of each message, one after the other."""
+        for message in messages:
+            wrapped = JournalChunks(chunks=[message]) if isinstance(message, JournalChunk) else message
+            partition = partition_of(message.conversation_id, _PARTITION_COUNT)
+            await self.publisher.send(journal_queue(partition), wrapped, reply_to=self.reply_queue)
+
+    async def count(self, queue: str) -> int:
+        """Messages in `queue`; what a consumer holds unacknowledged is not counted."""
+        found = await self.channel.declare_queue(queue, passive=True)
+        return found.declaration_result.message_count or 0
+
+    async def pop(self, queue: str) -> bytes:
+        message = await (await self.channel.get_queue(queue)).get(no_ack=True, timeout=5)
+        assert message
+        return message.body
+
+
+@pytest.fixture
+async def surroundings(rabbitmq_url: str) -> AsyncIterator[Surroundings]:
+    broker = Broker(rabbitmq_url, "test", partition_count=_PARTITION_COUNT)
+    connection = await aio_pika.connect(rabbitmq_url)
+    channel = await connection.channel()
+    await declare_topology(channel, _PARTITION_COUNT)
+    for queue in (JOBS, DEAD, *(journal_queue(partition) for partition in range(_PARTITION_COUNT))):
+        await (await channel.get_queue(queue)).purge()
+    around = Surroundings(broker, Publisher(broker), channel)
+    live = Listener(broker, LIVE, lambda body: around.heard.extend(_live(body)), lambda: None)
+    control = Listener(broker, CONTROL, lambda body: around.replies.append(_reply(body)), lambda: None)
+    for part in (around.publisher, live, control):
+        part.start()
+        await part.wait_until_up(10)
+    around.reply_queue = control.queue or ""
+    yield around
+    for part in (around.publisher, live, control):
+        await part.stop()
+    await connection.close()
+
+
+class InterruptedDatabase(Database):
+    """A database that can be away."""
+
+    is_away = False
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        super().__init__(pool)
+        self.refused = asyncio.Event()
+
+    @asynccontextmanager
+    async def transaction(self, user_id: str | None) -> AsyncIterator[asyncpg.Connection]:
+        if self.is_away:
+            self.refused.set()
+            raise DatabaseUnavailableError
+        async with super().transaction(user_id) as connection:
+            yield connection
+
+
+@asynccontextmanager
+async def _writing_back(surroundings: Surroundings, database: Database) -> AsyncIterator[Intake]:
+    """The write-back loop alone, on a database of the test's own."""
+    dispatcher = Dispatcher(surroundings.publisher, database)
+    announcer = Announcer(surroundings.publisher, dispatcher)
+    limits = Limits(60, 60, 60, 60, 60, 10, 100)
+    maintenance = Maintenance(database, surroundings.publisher, announcer, dispatcher, limits)
+    intake = Intake(surroundings.broker, prefetch_count=10)
+    write_back = WriteBack(intake, database, announcer, maintenance, BatchLimits(100, 2**20, 0.1))
+    for part in (dispatcher, announcer, intake, write_back):
+        part.start()
+    try:
+        yield intake
+    finally:
+        await intake.close_door()
+        await write_back.stop(5)
+        await intake.stop()
+        await announcer.stop(1)
+        await dispatcher.stop(1)
+
+
+Start = Callable[[], AbstractAsyncContextManager[Service]]
+
+
+@pytest.fixture
+def start(database_urls: dict[str, str], rabbitmq_url: str) -> Start:
+    """Starts the service; it is up when the block is entered."""
+
+    @asynccontextmanager
+    async def started() -> AsyncIterator[Service]:
+        settings = PersistenceSettings.model_validate(
+            {
+                "database_url": database_urls["parley_persistence"],
+                "rabbitmq_url": rabbitmq_url,
+                "partition_count": _PARTITION_COUNT,
+            }
+        )
+        async with run_service(settings) as service:
+            await eventually(lambda: _is_up(service))
+            yield service
+
+    return started
+
+
+async def test_a_turn_is_stored_acknowledged_and_told_live(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    attempt = await services.claim(await services.accept())
+    chunks = [attempt.begins(), attempt.says("hel"), attempt.says("lo"), attempt.ends()]
+
+    async with start():
+        await surroundings.send(*chunks)
+        await eventually(lambda: _are_ended(services, attempt))
+        await eventually(lambda: _has(surroundings.heard, all_events(*chunks)))
+
+    assert (await services.journal(attempt.job))[1:] == all_events(*chunks)
+    assert [await surroundings.count(journal_queue(partition)) for partition in range(_PARTITION_COUNT)] == [0, 0]
+
+
+async def test_the_next_job_is_published_and_its_confirm_noted(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    attempt = await services.claim(await services.accept())
+    following = await services.accept(conversation_id=attempt.job.conversation_id)
+
+    async with start():
+        await surroundings.send(attempt.ends())
+        await eventually(lambda: _is_dispatched(services, following.id))
+
+    assert contracts.decode(await surroundings.pop(JOBS)) == contracts.JobReady(
+        job_id=following.id, conversation_id=following.conversation_id, user_id=following.user_id
+    )
+
+
+async def test_a_barrier_is_answered_to_the_worker_that_asked(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    dead = await services.claim(await services.accept())
+    successor = await services.claim(dead.job, is_redelivery=True)
+
+    async with start():
+        await surroundings.send(dead.says("half"), successor.asks_to_resume())
+        await eventually(lambda: _is_answered(surroundings))
+        successor.goes_on(surroundings.replies[0])
+        await surroundings.send(successor.says("whole"), successor.ends())
+        await eventually(lambda: _are_ended(services, successor))
+
+    await services.journal(dead.job)
+
+
+async def test_what_cannot_be_decoded_goes_to_the_dead_letters_and_harms_no_neighbour(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    attempt = await services.claim(await services.accept())
+    queue = journal_queue(partition_of(attempt.job.conversation_id, _PARTITION_COUNT))
+
+    async with start():
+        await surroundings.send(attempt.says("before"))
+        await surroundings.publisher.send_bytes(queue, b"{not json")
+        await surroundings.publisher.send_bytes(queue, b'{"kind":"job_ready","v":99}')
+        await surroundings.send(attempt.ends())
+        await eventually(lambda: _are_ended(services, attempt))
+        await eventually(lambda: _holds(surroundings, DEAD, 2))
+
+    assert await surroundings.pop(DEAD) == b"{not json"
+
+
+async def test_a_message_that_cannot_be_written_is_isolated_while_its_neighbours_are_stored(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    poisoned = await services.claim(await services.accept())
+    neighbours = [await services.claim(await services.accept()) for _ in range(3)]
+    said, end = poisoned.says("an answer"), poisoned.ends()
+    await _occupy_message_id(services, neighbours[0], end)
+
+    await surroundings.send(neighbours[0].ends(), said, end, neighbours[1].ends(), neighbours[2].ends())
+    async with start():
+        await eventually(lambda: _are_ended(services, *neighbours))
+        await eventually(lambda: _holds(surroundings, DEAD, 1))
+
+    assert (await services.job_row(poisoned.job))["status"] == "in_progress"
+
+
+async def test_while_postgres_is_away_nothing_is_acknowledged_and_nothing_lost(
+    services: Services, surroundings: Surroundings, database_urls: dict[str, str]
+) -> None:
+    attempt = await services.claim(await services.accept())
+    chunks = [attempt.says("one"), attempt.says("two"), attempt.ends()]
+    database = await InterruptedDatabase.connect(
+        database_urls["parley_persistence"], application_name="test", pool_size=4
+    )
+
+    async with _writing_back(surroundings, database) as intake:
+        database.is_away = True
+        await surroundings.send(*chunks)
+        await database.refused.wait()
+        stored_meanwhile = await services.journal(attempt.job)
+        database.is_away = False
+        await eventually(lambda: _are_ended(services, attempt))
+        assert intake.is_up
+    await database.close()
+
+    assert len(stored_meanwhile) == 1
+    assert (await services.journal(attempt.job))[1:] == all_events(*chunks)
+    assert await surroundings.count(DEAD) == 0
+
+
+async def test_messages_left_by_one_process_are_written_by_the_next(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    attempts = [await services.claim(await services.accept()) for _ in range(5)]
+    chunks = [[attempt.says(f"word {n}") for n in range(10)] + [attempt.ends()] for attempt in attempts]
+    stream = [chunk for turn in zip(*chunks, strict=True) for chunk in turn]
+
+    async with start():
+        await surroundings.send(*stream[: len(stream) // 2])
+    await surroundings.send(*stream[len(stream) // 2 :])
+    async with start():
+        await eventually(lambda: _are_ended(services, *attempts))
+
+    for attempt, sent in zip(attempts, chunks, strict=True):
+        assert (await services.journal(attempt.job))[1:] == all_events(*sent)
+        assert (await services.job_row(attempt.job))["attempt"] == 1
+
+
+async def test_two_processes_share_the_partitions_and_one_takes_over_from_the_other(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    attempts = [await services.claim(await services.accept()) for _ in range(6)]
+    chunks = [[attempt.says(f"word {n}") for n in range(10)] + [attempt.ends()] for attempt in attempts]
+    stream = [chunk for turn in zip(*chunks, strict=True) for chunk in turn]
+
+    async with start():
+        async with start():
+            await surroundings.send(*stream[: len(stream) // 2])
+        await surroundings.send(*stream[len(stream) // 2 :])
+        await eventually(lambda: _are_ended(services, *attempts))
+
+    for attempt, sent in zip(attempts, chunks, strict=True):
+        assert (await services.journal(attempt.job))[1:] == all_events(*sent)
+
+
+async def test_a_deleted_queue_is_declared_and_consumed_again(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    attempt = await services.claim(await services.accept())
+    queue = journal_queue(partition_of(attempt.job.conversation_id, _PARTITION_COUNT))
+
+    async with start() as service:
+        await surroundings.channel.queue_delete(queue)
+        await eventually(lambda: _is_down(service))
+        await eventually(lambda: _is_up(service))
+        await surroundings.send(attempt.ends())
+        await eventually(lambda: _are_ended(services, attempt))
+
+
+def _live(body: bytes) -> list[LiveEvents]:
+    batch = contracts.decode(body)
+    assert isinstance(batch, LiveBatch)
+    return batch.jobs
+
+
+def _reply(body: bytes) -> ResumeReply:
+    reply = contracts.decode(body)
+    assert isinstance(reply, ResumeReply)
+    return reply
+
+
+async def _occupy_message_id(services: Services, owner: Attempt, end: JournalChunk) -> None:
+    """Store a message of `owner` under the id that the answer of `end` has."""
+    message_id = from_wire(Prefix.MESSAGE, response_of(bytes(end.events[-1]))["output"][0]["id"])
+    async with services.persistence.transaction(None) as connection:
+        await connection.execute(
+            """
+            insert into messages (id, conversation_id, job_id, user_id, turn, ordinal, role, content, parts, status)
+            values ($1, $2, $3, 'alice', 1, 1, 'assistant', '', '[]', 'completed')
+            """,
+            message_id,
+            owner.job.conversation_id,
+            owner.job.id,
+        )
+
+
+async def _is_up(service: Service) -> bool:
+    return service.intake.is_up and service.publisher.is_up
+
+
+async def _is_down(service: Service) -> bool:
+    return not service.intake.is_up
+
+
+async def _are_ended(services: Services, *attempts: Attempt) -> bool:
+    return all([(await services.job_row(attempt.job))["ended_at"] for attempt in attempts])
+
+
+async def _is_dispatched(services: Services, job_id: Any) -> bool:
+    [row] = await services.rows("select dispatched_at from jobs where id = $1", job_id)
+    return row["dispatched_at"] is not None
+
+
+async def _is_answered(surroundings: Surroundings) -> bool:
+    return bool(surroundings.replies)
+
+
+async def _has(heard: list[LiveEvents], events: list[bytes]) -> bool:
+    return [bytes(event) for live in heard for event in live.events] == events
+
+
+async def _holds(surroundings: Surroundings, queue: str, count: int) -> bool:
+    return await surroundings.count(queue) == count

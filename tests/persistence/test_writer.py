@@ -1,0 +1,456 @@
+"""Writing back against a real Postgres."""
+
+import asyncio
+import random
+from uuid import UUID
+
+import msgspec
+import pytest
+from tests.persistence.support import Attempt, Job, Services, all_events
+
+from shared.contracts import CancelRequested, JobReady, JournalChunk, JournalChunks, raw_events
+from shared.events import Failure, type_of
+from shared.ids import uuid7
+from shared.states import JobStatus
+
+
+async def test_a_chunk_is_stored_and_told_live(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    chunk = attempt.says("hello")
+
+    written = await services.write(chunk)
+
+    journal = await services.journal(attempt.job)
+    assert journal[1:] == all_events(chunk)
+    assert [(live.first_seq, all_events_of(live.events)) for live in written.live] == [(1, journal[1:])]
+
+
+async def test_the_same_chunk_twice_is_stored_once(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    chunk = attempt.says("hello")
+    await services.write(chunk)
+    before = await services.journal(attempt.job)
+
+    again = await services.write(chunk)
+    both = await services.write(chunk, chunk)
+
+    assert await services.journal(attempt.job) == before
+    assert not again.live
+    assert not both.live
+
+
+async def test_chunks_of_a_batch_are_stored_as_one_row(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+
+    await services.write(attempt.begins(), attempt.says("hel"), attempt.says("lo"))
+
+    assert len(await services.rows("select from journal where job_id = $1", attempt.job.id)) == 2
+    assert (await services.job_row(attempt.job))["next_seq"] == len(await services.journal(attempt.job))
+
+
+async def test_an_overlapping_chunk_is_cut_to_its_new_part(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    first, second = attempt.says("one"), attempt.says("two")
+    await services.write(first)
+
+    written = await services.write(attempt.chunk(all_events(first, second)))
+
+    assert (await services.journal(attempt.job))[1:] == all_events(first, second)
+    assert [len(live.events) for live in written.live] == [1]
+
+
+async def test_a_gap_fences_the_attempt_and_runs_the_job_again(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    first, lost, late = attempt.says("one"), attempt.says("two"), attempt.says("three")
+    await services.write(first)
+
+    written = await services.write(late)
+    after_all = await services.write(lost, late)
+
+    row = await services.job_row(attempt.job)
+    assert (await services.journal(attempt.job))[1:] == all_events(first)
+    assert (row["status"], row["journal_attempt"], row["worker_id"]) == ("queued", 2, None)
+    assert written.ready == [ready(attempt.job)]
+    assert not after_all.live
+    assert not after_all.ready
+
+
+async def test_a_gap_left_by_a_dead_attempt_does_not_disturb_the_next_one(services: Services) -> None:
+    dead = await services.claim(await services.accept())
+    dead.says("lost")
+    late = dead.says("late")
+    successor = await services.claim(dead.job, is_redelivery=True)
+
+    await services.write(late)
+    reply = (await services.write(successor.asks_to_resume())).replies[0].message
+
+    assert reply.granted
+    assert (await services.job_row(dead.job))["status"] == "in_progress"
+
+
+async def test_a_chunk_of_an_older_attempt_is_refused_after_the_barrier(services: Services) -> None:
+    dead = await services.claim(await services.accept())
+    await services.write(dead.says("one"))
+    successor = await services.claim(dead.job, is_redelivery=True)
+    await services.write(successor.asks_to_resume())
+    before = await services.journal(dead.job)
+
+    written = await services.write(dead.says(" a long"), dead.says(" way"), dead.says(" behind"), dead.ends())
+
+    assert await services.journal(dead.job) == before
+    assert not written.live
+    assert (await services.job_row(dead.job))["status"] == "in_progress"
+
+
+async def test_a_late_chunk_of_the_dead_attempt_before_the_barrier_is_stored(services: Services) -> None:
+    dead = await services.claim(await services.accept())
+    await services.write(dead.says("one"))
+    successor = await services.claim(dead.job, is_redelivery=True)
+    late = dead.says(" two")
+
+    reply = (await services.write(late, successor.asks_to_resume())).replies[0].message
+
+    journal = await services.journal(dead.job)
+    assert all_events(late)[0] in journal
+    assert reply.next_seq == len(journal)
+
+
+async def test_an_ended_job_leaves_message_tool_calls_and_response(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+
+    written = await services.write(
+        attempt.begins(), attempt.calls_tool("add_task"), attempt.says("Added"), attempt.says(" milk."), attempt.ends()
+    )
+
+    row = await services.job_row(attempt.job)
+    assert (row["status"], row["error"], row["usage"], row["lease_until"]) == ("completed", None, None, None)
+    assert row["ended_at"]
+    assert row["response"]["output"][1]["content"][0]["text"] == "Added milk."
+    messages = await services.rows("select * from messages where job_id = $1 order by ordinal", attempt.job.id)
+    assert [(m["ordinal"], m["role"], m["content"]) for m in messages] == [
+        (0, "user", "hello"),
+        (2, "assistant", "Added milk."),
+    ]
+    assert messages[1]["parts"] == row["response"]["output"][1]["content"]
+    [call] = await services.rows("select * from tool_calls where job_id = $1", attempt.job.id)
+    assert (call["ordinal"], call["tool_name"], call["status"]) == (1, "add_task", "completed")
+    assert (call["parameters"], call["result"]) == ('{"title":"milk"}', '{"id":"task_1"}')
+    assert call["id"] == UUID(hex=row["response"]["output"][0]["id"].removeprefix("mcp_"))
+    assert await services.active_job(attempt.job) is None
+    assert [ended.status for ended in written.ended] == [JobStatus.COMPLETED]
+
+
+async def test_a_failed_job_keeps_its_error(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+
+    await services.write(attempt.ends(JobStatus.FAILED, Failure("model_unavailable", "The model is away.")))
+
+    error = (await services.job_row(attempt.job))["error"]
+    assert (error["type"], error["message"]) == ("model_unavailable", "The model is away.")
+
+
+async def test_the_next_job_in_order_becomes_active_when_one_ends(services: Services) -> None:
+    first = await services.accept()
+    second = await services.accept(conversation_id=first.conversation_id)
+    third = await services.accept(conversation_id=first.conversation_id)
+
+    activated = []
+    for job in (first, second, third):
+        attempt = await services.claim(job)
+        activated.append((await services.write(attempt.says("hi"), attempt.ends())).ready)
+
+    assert activated == [[ready(second)], [ready(third)], []]
+    assert await services.active_job(first) is None
+
+
+async def test_a_terminal_state_is_written_once(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    await services.write(attempt.says("done"), end := attempt.ends())
+    before = await services.job_row(attempt.job)
+    other = attempt.chunk(
+        [msgspec.json.encode({"type": "response.failed", "sequence_number": end.next_seq, "response": {}})],
+        JobStatus.FAILED,
+    )
+
+    await services.write(end)
+    await services.write(other)
+    await services.write(await services.request_cancel(attempt.job))
+
+    after = await services.job_row(attempt.job)
+    assert {**after, "cancel_requested_at": None} == dict(before)
+    assert len(await services.rows("select from messages where job_id = $1", attempt.job.id)) == 2
+
+
+async def test_a_late_end_of_a_requeued_job_counts(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    await services.change(attempt.job, "status = 'queued', worker_id = null, lease_until = null")
+
+    await services.write(attempt.says("late but whole"), attempt.ends())
+
+    assert (await services.job_row(attempt.job))["status"] == "completed"
+
+
+async def test_resuming_closes_the_half_open_item_and_says_where_to_go_on(services: Services) -> None:
+    dead = await services.claim(await services.accept())
+    await services.write(dead.calls_tool("add_task"), dead.says("half"))
+    successor = await services.claim(dead.job, is_redelivery=True)
+
+    written = await services.write(successor.asks_to_resume())
+
+    reply = written.replies[0].message
+    journal = await services.journal(dead.job)
+    assert [type_of(event) for event in journal[-3:]] == [
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+    ]
+    assert msgspec.json.decode(journal[-1])["item"]["status"] == "incomplete"
+    assert (reply.granted, reply.next_seq, reply.next_output_index) == (True, len(journal), 2)
+    assert [item["type"] for item in reply.output] == ["mcp_call"]
+    assert all_events_of(written.live[0].events) == journal[-3:]
+
+
+async def test_resuming_twice_answers_the_same(services: Services) -> None:
+    dead = await services.claim(await services.accept())
+    await services.write(dead.says("half"))
+    successor = await services.claim(dead.job, is_redelivery=True)
+
+    first = await services.write(successor.asks_to_resume())
+    journal = await services.journal(dead.job)
+    second = await services.write(successor.asks_to_resume())
+
+    assert first.replies == second.replies
+    assert await services.journal(dead.job) == journal
+
+
+async def test_a_barrier_asked_again_later_leaves_the_new_attempt_alone(services: Services) -> None:
+    dead = await services.claim(await services.accept())
+    await services.write(dead.says("half"))
+    successor = await services.claim(dead.job, is_redelivery=True)
+    successor.goes_on((await services.write(successor.asks_to_resume())).replies[0].message)
+    await services.write(successor.says("again"))
+
+    await services.write(successor.asks_to_resume(), successor.says(" and on"), successor.ends())
+
+    row = await services.job_row(dead.job)
+    assert row["status"] == "completed"
+    assert [item["content"][0]["text"] for item in row["response"]["output"]] == ["again and on"]
+
+
+async def test_resuming_is_refused_to_an_attempt_that_lost_the_job(services: Services) -> None:
+    first = await services.claim(await services.accept())
+    second = await services.claim(first.job, is_redelivery=True)
+    third = await services.claim(first.job, is_redelivery=True)
+
+    stale = await services.write(second.asks_to_resume())
+    current = await services.write(third.asks_to_resume())
+    await services.write(third.ends(JobStatus.FAILED))
+    ended = await services.write(third.asks_to_resume())
+
+    assert [written.replies[0].message.granted for written in (stale, current, ended)] == [False, True, False]
+
+
+async def test_a_job_run_again_after_a_loss_ends_with_one_gapless_journal(services: Services) -> None:
+    first = await services.claim(await services.accept())
+    await services.write(first.says("one"))
+    first.says("lost")
+    await services.write(first.says("three"))
+    second = await services.claim(first.job)
+
+    second.goes_on((await services.write(second.asks_to_resume())).replies[0].message)
+    await services.write(second.says("whole"), second.ends())
+
+    journal = await services.journal(first.job)
+    assert type_of(journal[-1]) == "response.completed"
+    assert (await services.job_row(first.job))["attempt"] == 2
+
+
+async def test_a_cancelled_job_that_waits_is_ended_and_the_next_one_follows(services: Services) -> None:
+    first = await services.accept()
+    second = await services.accept(conversation_id=first.conversation_id)
+    third = await services.accept(conversation_id=first.conversation_id)
+
+    behind = await services.write(await services.request_cancel(second))
+    head = await services.write(await services.request_cancel(first))
+
+    assert not behind.ready
+    assert head.ready == [ready(third)]
+    for job in (first, second):
+        row = await services.job_row(job)
+        assert (row["status"], row["response"]["status"]) == ("cancelled", "cancelled")
+        assert type_of((await services.journal(job))[-1]) == "response.incomplete"
+    assert await services.active_job(first) == third.id
+
+
+async def test_a_cancelled_job_that_runs_is_left_to_its_worker(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    await services.write(attempt.says("so far"))
+
+    await services.write(await services.request_cancel(attempt.job))
+    running = await services.job_row(attempt.job)
+    await services.write(attempt.ends(JobStatus.CANCELLED))
+
+    assert running["status"] == "in_progress"
+    assert (await services.job_row(attempt.job))["status"] == "cancelled"
+
+
+async def test_a_cancel_that_no_row_knows_of_is_ignored(services: Services) -> None:
+    job = await services.accept()
+    forged = CancelRequested(job_id=job.id, conversation_id=job.conversation_id)
+
+    await services.write(forged)
+
+    assert (await services.job_row(job))["status"] == "queued"
+
+
+async def test_a_released_job_waits_for_its_time(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+
+    written = await services.write(attempt.is_released(60))
+    row = await services.job_row(attempt.job)
+    again = await services.write(attempt.is_released(600))
+
+    waits = (row["available_at"] - row["started_at"]).total_seconds()
+    assert (row["status"], row["worker_id"], row["dispatched_at"]) == ("queued", None, None)
+    assert 59 < waits < 70
+    assert written.has_delayed_job
+    assert not written.ready
+    assert (await services.job_row(attempt.job))["available_at"] == row["available_at"]
+    assert not again.has_delayed_job
+
+
+async def test_a_job_released_without_delay_is_published_at_once(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+
+    written = await services.write(attempt.is_released(0))
+
+    assert written.ready == [ready(attempt.job)]
+
+
+async def test_a_cancelled_job_that_is_released_ends(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    cancel = await services.request_cancel(attempt.job)
+
+    await services.write(cancel, attempt.says("partial"), attempt.is_released(60))
+
+    row = await services.job_row(attempt.job)
+    assert (row["status"], row["response"]["output"][0]["content"][0]["text"]) == ("cancelled", "partial")
+
+
+async def test_what_disagrees_with_the_row_is_dropped(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    chunk = attempt.says("hello")
+    elsewhere = msgspec.structs.replace(chunk, conversation_id=uuid7())
+    unknown = msgspec.structs.replace(chunk, job_id=uuid7())
+    unclaimed = msgspec.structs.replace(chunk, attempt=2)
+
+    written = await services.write(elsewhere, unknown, unclaimed)
+
+    assert not written.live
+    assert len(await services.journal(attempt.job)) == 1
+
+
+async def test_an_unknown_job_is_refused_its_barrier(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    unknown = msgspec.structs.replace(attempt.asks_to_resume(), job_id=uuid7())
+
+    written = await services.write(unknown)
+
+    assert [reply.message.granted for reply in written.replies] == [False]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"type":"response.in_progress","sequence_number":7,"response":{}}',
+        b'{"type":"response.in_progress",\n"sequence_number":1,"response":{}}',
+        b'{"sequence_number":1,"type":"response.in_progress"}',
+        b"[]",
+    ],
+)
+async def test_events_that_are_none_count_as_lost_and_harm_no_neighbour(services: Services, event: bytes) -> None:
+    spoilt = await services.claim(await services.accept())
+    sound = await services.claim(await services.accept())
+    bad = JournalChunk(
+        job_id=spoilt.job.id,
+        conversation_id=spoilt.job.conversation_id,
+        attempt=1,
+        first_seq=1,
+        events=raw_events([event]),
+    )
+
+    written = await services.write(JournalChunks(chunks=[bad, sound.says("fine")]))
+
+    assert len(await services.journal(spoilt.job)) == 1
+    assert len(await services.journal(sound.job)) > 1
+    assert written.ready == [ready(spoilt.job)]
+
+
+async def test_an_end_that_its_event_does_not_tell_of_counts_as_lost(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    chunk = msgspec.structs.replace(attempt.ends(JobStatus.COMPLETED), ended_as=JobStatus.CANCELLED)
+
+    await services.write(chunk)
+
+    assert (await services.job_row(attempt.job))["status"] == "queued"
+
+
+async def test_a_text_with_a_nul_is_kept_as_postgres_can_hold_it(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+
+    await services.write(said := attempt.says("a\0b"), attempt.ends())
+
+    assert all_events(said)[-1] in await services.journal(attempt.job)
+    [message] = await services.rows("select content from messages where role = 'assistant'")
+    assert message["content"] == "a\ufffdb"
+
+
+async def test_overlapping_batches_of_two_writers_do_not_deadlock(services: Services) -> None:
+    chance = random.Random(7)  # noqa: S311
+    attempts = [await services.claim(await services.accept()) for _ in range(12)]
+    chunks = [[attempt.says("a"), attempt.says("b"), attempt.ends()] for attempt in attempts]
+
+    async def write_all(order: list[int]) -> None:
+        for step in range(3):
+            await services.write(*(chunks[index][step] for index in order))
+
+    orders = [chance.sample(range(12), 12) for _ in range(4)]
+    await asyncio.gather(*(write_all(order) for order in orders))
+
+    assert {(await services.job_row(attempt.job))["status"] for attempt in attempts} == {"completed"}
+    for attempt, sent in zip(attempts, chunks, strict=True):
+        assert (await services.journal(attempt.job))[1:] == all_events(*sent)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_however_chunks_are_repeated_and_reordered_the_journal_is_a_prefix_of_what_was_sent(
+    services: Services, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    attempts = [await services.claim(await services.accept()) for _ in range(3)]
+    sent = {attempt.job.id: _a_turn(attempt) for attempt in attempts}
+    deliveries = [chunk for chunks in sent.values() for chunk in chunks for _ in range(chance.randint(1, 2))]
+    deliveries.sort(key=lambda chunk: chunk.first_seq + chance.choice([0, 0, 0, 4]))
+
+    while deliveries:
+        batch, deliveries = deliveries[: (count := chance.randint(1, 6))], deliveries[count:]
+        await services.write(*batch)
+
+    for attempt in attempts:
+        events = all_events(*sent[attempt.job.id])
+        stored = (await services.journal(attempt.job))[1:]
+        assert stored == events[: len(stored)]
+        status = (await services.job_row(attempt.job))["status"]
+        assert (status == "completed") == (stored == events)
+
+
+def _a_turn(attempt: Attempt) -> list[JournalChunk]:
+    return [attempt.begins(), *(attempt.says(f"word {n} ") for n in range(8)), attempt.ends()]
+
+
+def ready(job: Job) -> JobReady:
+    return JobReady(job_id=job.id, conversation_id=job.conversation_id, user_id=job.user_id)
+
+
+def all_events_of(raw: list[msgspec.Raw]) -> list[bytes]:
+    return [bytes(event) for event in raw]
