@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from tests.persistence.support import Services
 
 from shared.db import Database
+from tests.persistence.support import Services
 
 
 @pytest.fixture(scope="session")

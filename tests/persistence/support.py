@@ -1,7 +1,6 @@
 """Stand-ins for the services around persistence: an accepted message, a worker's attempt, a broker that remembers."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -219,13 +218,6 @@ class RecordingPublisher(Publisher):
     async def queue_length(self, queue: str) -> int:
         assert queue == JOBS
         return self.jobs_in_queue
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
-    """Wait until `condition` holds; looks at a state that stays, not at a passing moment."""
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - the state is in another process
-            await asyncio.sleep(0.02)
 
 
 def incoming(message: Any) -> Incoming:

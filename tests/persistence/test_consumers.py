@@ -10,7 +10,6 @@ import aio_pika
 import asyncpg
 import pytest
 from aio_pika.abc import AbstractChannel
-from tests.persistence.support import Attempt, Services, all_events, eventually
 
 from persistence.announce import Announcer, Dispatcher
 from persistence.app import Service, run_service
@@ -35,6 +34,8 @@ from shared.messaging import (
     journal_queue,
     partition_of,
 )
+from tests.persistence.support import Attempt, Services, all_events
+from tests.support.waiting import wait_until
 
 _PARTITION_COUNT = 2
 
@@ -145,7 +146,7 @@ def start(database_urls: dict[str, str], rabbitmq_url: str) -> Start:
             }
         )
         async with run_service(settings) as service:
-            await eventually(lambda: _is_up(service))
+            await wait_until(lambda: _is_up(service))
             yield service
 
     return started
@@ -159,8 +160,8 @@ async def test_a_turn_is_stored_acknowledged_and_told_live(
 
     async with start():
         await surroundings.send(*chunks)
-        await eventually(lambda: _are_ended(services, attempt))
-        await eventually(lambda: _has(surroundings.heard, all_events(*chunks)))
+        await wait_until(lambda: _are_ended(services, attempt))
+        await wait_until(lambda: _has(surroundings.heard, all_events(*chunks)))
 
     assert (await services.journal(attempt.job))[1:] == all_events(*chunks)
     assert [await surroundings.count(journal_queue(partition)) for partition in range(_PARTITION_COUNT)] == [0, 0]
@@ -174,7 +175,7 @@ async def test_the_next_job_is_published_and_its_confirm_noted(
 
     async with start():
         await surroundings.send(attempt.ends())
-        await eventually(lambda: _is_dispatched(services, following.id))
+        await wait_until(lambda: _is_dispatched(services, following.id))
 
     assert contracts.decode(await surroundings.pop(JOBS)) == contracts.JobReady(
         job_id=following.id, conversation_id=following.conversation_id, user_id=following.user_id
@@ -189,10 +190,10 @@ async def test_a_barrier_is_answered_to_the_worker_that_asked(
 
     async with start():
         await surroundings.send(dead.says("half"), successor.asks_to_resume())
-        await eventually(lambda: _is_answered(surroundings))
+        await wait_until(lambda: _is_answered(surroundings))
         successor.goes_on(surroundings.replies[0])
         await surroundings.send(successor.says("whole"), successor.ends())
-        await eventually(lambda: _are_ended(services, successor))
+        await wait_until(lambda: _are_ended(services, successor))
 
     await services.journal(dead.job)
 
@@ -208,8 +209,8 @@ async def test_what_cannot_be_decoded_goes_to_the_dead_letters_and_harms_no_neig
         await surroundings.publisher.send_bytes(queue, b"{not json")
         await surroundings.publisher.send_bytes(queue, b'{"kind":"job_ready","v":99}')
         await surroundings.send(attempt.ends())
-        await eventually(lambda: _are_ended(services, attempt))
-        await eventually(lambda: _holds(surroundings, DEAD, 2))
+        await wait_until(lambda: _are_ended(services, attempt))
+        await wait_until(lambda: _holds(surroundings, DEAD, 2))
 
     assert await surroundings.pop(DEAD) == b"{not json"
 
@@ -224,8 +225,8 @@ async def test_a_message_that_cannot_be_written_is_isolated_while_its_neighbours
 
     await surroundings.send(neighbours[0].ends(), said, end, neighbours[1].ends(), neighbours[2].ends())
     async with start():
-        await eventually(lambda: _are_ended(services, *neighbours))
-        await eventually(lambda: _holds(surroundings, DEAD, 1))
+        await wait_until(lambda: _are_ended(services, *neighbours))
+        await wait_until(lambda: _holds(surroundings, DEAD, 1))
 
     assert (await services.job_row(poisoned.job))["status"] == "in_progress"
 
@@ -245,7 +246,7 @@ async def test_while_postgres_is_away_nothing_is_acknowledged_and_nothing_lost(
         await database.refused.wait()
         stored_meanwhile = await services.journal(attempt.job)
         database.is_away = False
-        await eventually(lambda: _are_ended(services, attempt))
+        await wait_until(lambda: _are_ended(services, attempt))
         assert intake.is_up
     await database.close()
 
@@ -265,7 +266,7 @@ async def test_messages_left_by_one_process_are_written_by_the_next(
         await surroundings.send(*stream[: len(stream) // 2])
     await surroundings.send(*stream[len(stream) // 2 :])
     async with start():
-        await eventually(lambda: _are_ended(services, *attempts))
+        await wait_until(lambda: _are_ended(services, *attempts))
 
     for attempt, sent in zip(attempts, chunks, strict=True):
         assert (await services.journal(attempt.job))[1:] == all_events(*sent)
@@ -283,7 +284,7 @@ async def test_two_processes_share_the_partitions_and_one_takes_over_from_the_ot
         async with start():
             await surroundings.send(*stream[: len(stream) // 2])
         await surroundings.send(*stream[len(stream) // 2 :])
-        await eventually(lambda: _are_ended(services, *attempts))
+        await wait_until(lambda: _are_ended(services, *attempts))
 
     for attempt, sent in zip(attempts, chunks, strict=True):
         assert (await services.journal(attempt.job))[1:] == all_events(*sent)
@@ -297,10 +298,10 @@ async def test_a_deleted_queue_is_declared_and_consumed_again(
 
     async with start() as service:
         await surroundings.channel.queue_delete(queue)
-        await eventually(lambda: _is_down(service))
-        await eventually(lambda: _is_up(service))
+        await wait_until(lambda: _is_down(service))
+        await wait_until(lambda: _is_up(service))
         await surroundings.send(attempt.ends())
-        await eventually(lambda: _are_ended(services, attempt))
+        await wait_until(lambda: _are_ended(services, attempt))
 
 
 def _live(body: bytes) -> list[LiveEvents]:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persistence.drafts import Draft, Place, place_of, take_chunk
@@ -47,6 +47,7 @@ def test_an_attempt_that_was_never_claimed_is_fenced() -> None:
     assert place_of(chunk, a_draft(next_seq=1, attempt=0, status=JobStatus.QUEUED)) is Place.FENCED
 
 
+@settings(deadline=None)  # a slow machine is no failure
 @given(
     cuts=st.sets(st.integers(1, 20), max_size=8),
     order=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 2)), max_size=40),

@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 import pytest
-from tests.persistence.support import Job, RecordingPublisher, Services, Told, eventually
 
 from persistence.announce import Announcer, Dispatcher
 from persistence.maintenance import LOCK, Limits, Maintenance
 from shared.states import JobStatus
+from tests.persistence.support import Job, RecordingPublisher, Services, Told
+from tests.support.waiting import wait_until
 
 _LIMITS = Limits(
     round_seconds=60,
@@ -225,7 +226,7 @@ async def test_a_released_job_is_published_when_it_is_due(services: Services, ca
     await services.write(attempt.is_released(0.2))
     maintenance.wake()
 
-    await eventually(lambda: _is_told(caretaker, attempt.job))
+    await wait_until(lambda: _is_told(caretaker, attempt.job))
     await maintenance.stop()
     row = await services.job_row(attempt.job)
     assert (row["available_at"] - row["started_at"]).total_seconds() >= 0.2

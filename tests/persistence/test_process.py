@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from tests.persistence.support import eventually
+from tests.support.waiting import wait_until
 
 
 async def test_the_process_becomes_ready_and_stops_in_order(database_urls: dict[str, str], rabbitmq_url: str) -> None:
@@ -22,7 +22,7 @@ async def test_the_process_becomes_ready_and_stops_in_order(database_urls: dict[
 
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "persistence", env=environment)
     try:
-        await eventually(lambda: _answers(port, "/health/ready", 200), seconds=30)
+        await wait_until(lambda: _answers(port, "/health/ready", 200), seconds=30)
         assert await asyncio.to_thread(_get, port, "/health/live") == (200, {"status": "ok"})
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 15) in {0, -signal.SIGTERM}
@@ -42,7 +42,7 @@ async def test_without_a_broker_the_process_lives_but_is_not_ready(database_urls
 
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "persistence", env=environment)
     try:
-        await eventually(lambda: _answers(port, "/health/live", 200), seconds=30)
+        await wait_until(lambda: _answers(port, "/health/live", 200), seconds=30)
         status, body = await asyncio.to_thread(_get, port, "/health/ready")
     finally:
         process.terminate()

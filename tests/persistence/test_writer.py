@@ -6,12 +6,13 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from tests.persistence.support import Attempt, Job, Services, all_events
 
 from shared.contracts import CancelRequested, JobReady, JournalChunk, JournalChunks, raw_events
 from shared.events import Failure, type_of
 from shared.ids import uuid7
 from shared.states import JobStatus
+from tests.persistence.support import Attempt, Job, Services, all_events
+from tests.support.waiting import wait_until
 
 
 async def test_a_chunk_is_stored_and_told_live(services: Services) -> None:
@@ -230,11 +231,13 @@ async def test_a_barrier_asked_again_later_leaves_the_new_attempt_alone(services
     successor.goes_on((await services.write(successor.asks_to_resume())).replies[0].message)
     await services.write(successor.says("again"))
 
-    await services.write(successor.asks_to_resume(), successor.says(" and on"), successor.ends())
+    more, end = successor.says(" and on"), successor.ends()
+
+    await services.write(successor.asks_to_resume(), more, end)
 
     row = await services.job_row(dead.job)
     assert row["status"] == "completed"
-    assert [item["content"][0]["text"] for item in row["response"]["output"]] == ["again and on"]
+    assert (await services.journal(dead.job))[-len(all_events(more, end)) :] == all_events(more, end)
 
 
 async def test_resuming_is_refused_to_an_attempt_that_lost_the_job(services: Services) -> None:
@@ -386,13 +389,27 @@ async def test_events_that_are_none_count_as_lost_and_harm_no_neighbour(services
     assert written.ready == [ready(spoilt.job)]
 
 
-async def test_an_end_that_its_event_does_not_tell_of_counts_as_lost(services: Services) -> None:
+@pytest.mark.parametrize("ended_as", [JobStatus.CANCELLED, JobStatus.IN_PROGRESS, None])
+async def test_an_end_that_its_event_does_not_tell_of_counts_as_lost(
+    services: Services, ended_as: JobStatus | None
+) -> None:
     attempt = await services.claim(await services.accept())
-    chunk = msgspec.structs.replace(attempt.ends(JobStatus.COMPLETED), ended_as=JobStatus.CANCELLED)
+    chunk = msgspec.structs.replace(attempt.ends(JobStatus.COMPLETED), ended_as=ended_as)
 
     await services.write(chunk)
 
-    assert (await services.job_row(attempt.job))["status"] == "queued"
+    row = await services.job_row(attempt.job)
+    assert (row["status"], row["next_seq"], row["ended_at"]) == ("queued", 1, None)
+
+
+async def test_an_end_without_a_terminal_status_counts_as_lost(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    end = attempt.ends()
+    claimed = bytes(end.events[-1]).replace(b'"status":"completed"', b'"status":"in_progress"')
+
+    await services.write(attempt.chunk([*all_events(end)[:-1], claimed], JobStatus.IN_PROGRESS))
+
+    assert (await services.job_row(attempt.job))["ended_at"] is None
 
 
 async def test_a_text_with_a_nul_is_kept_as_postgres_can_hold_it(services: Services) -> None:
@@ -403,6 +420,24 @@ async def test_a_text_with_a_nul_is_kept_as_postgres_can_hold_it(services: Servi
     assert all_events(said)[-1] in await services.journal(attempt.job)
     [message] = await services.rows("select content from messages where role = 'assistant'")
     assert message["content"] == "a\ufffdb"
+
+
+@pytest.mark.parametrize("table", ["conversations", "jobs"])
+async def test_rows_are_locked_in_the_order_of_their_ids(services: Services, table: str) -> None:
+    attempts = [await services.claim(await services.accept()) for _ in range(6)]
+    ids = sorted(attempt.job.conversation_id if table == "conversations" else attempt.job.id for attempt in attempts)
+    batch = [attempt.ends() for attempt in reversed(attempts)]
+
+    async with services.persistence.transaction(None) as other:
+        await other.execute(f"select from {table} where id = $1 for no key update", ids[0])
+        writing = asyncio.create_task(services.write(*batch))
+        await wait_until(lambda: _somebody_waits_for_a_lock(services))
+        # Whoever waits for the first row holds none of the later ones, nor a row of the table that comes after.
+        await other.execute(f"select from {table} where id = any($1) for no key update nowait", ids)
+        if table == "conversations":
+            await other.execute("select from jobs for no key update nowait")
+
+    assert len((await writing).ended) == 6
 
 
 async def test_overlapping_batches_of_two_writers_do_not_deadlock(services: Services) -> None:
@@ -442,6 +477,10 @@ async def test_however_chunks_are_repeated_and_reordered_the_journal_is_a_prefix
         assert stored == events[: len(stored)]
         status = (await services.job_row(attempt.job))["status"]
         assert (status == "completed") == (stored == events)
+
+
+async def _somebody_waits_for_a_lock(services: Services) -> bool:
+    return bool(await services.rows("select from pg_locks where not granted"))
 
 
 def _a_turn(attempt: Attempt) -> list[JournalChunk]:

@@ -1,0 +1,24 @@
+"""`python -m persistence`: write back what the workers produce, until SIGTERM."""
+
+import uvicorn
+
+from persistence.app import create_app
+from persistence.settings import PersistenceSettings
+from shared.observability import configure_logging
+
+
+def main() -> None:
+    settings = PersistenceSettings()
+    configure_logging("persistence", settings)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=2,  # health checks only
+    )
+
+
+if __name__ == "__main__":
+    main()

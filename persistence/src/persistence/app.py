@@ -1,0 +1,124 @@
+"""The service: what it opens when it starts, in which order it closes, and its health over HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypedDict
+from uuid import uuid4
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from persistence.announce import Announcer, Dispatcher
+from persistence.consumers import BatchLimits, Intake, WriteBack
+from persistence.maintenance import Limits, Maintenance
+from persistence.settings import PersistenceSettings
+from shared.db import Database
+from shared.errors import DatabaseUnavailableError
+from shared.messaging import Broker, Publisher
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts that health looks at."""
+
+    database: Database
+    publisher: Publisher
+    intake: Intake
+    write_back: WriteBack
+
+
+class State(TypedDict):
+    service: Service
+
+
+def create_app(settings: PersistenceSettings) -> Starlette:
+    """The application; it writes back from start to stop. A broker that is away is waited for in the background."""
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[State]:
+        async with run_service(settings) as service:
+            yield {"service": service}
+
+    return Starlette(routes=[Route("/health/live", _live), Route("/health/ready", _ready)], lifespan=lifespan)
+
+
+@asynccontextmanager
+async def run_service(settings: PersistenceSettings) -> AsyncIterator[Service]:
+    """Everything running. At the end: take nothing more, finish the batch in hand, tell of it, close."""
+    broker = Broker(
+        url=settings.rabbitmq_url.get_secret_value(),
+        process=f"persistence-{uuid4().hex[:8]}",
+        partition_count=settings.partition_count,
+        publish_timeout_seconds=settings.publish_timeout_seconds,
+    )
+    async with AsyncExitStack() as stack:
+        database = await Database.connect(
+            settings.database_url.get_secret_value(),
+            application_name="persistence",
+            pool_size=settings.database_pool_size,
+        )
+        stack.push_async_callback(database.close)
+        publisher = Publisher(broker)
+        publisher.start()
+        stack.push_async_callback(publisher.stop)
+        dispatcher = Dispatcher(publisher, database)
+        announcer = Announcer(publisher, dispatcher)
+        for part in (dispatcher, announcer):
+            part.start()
+            stack.push_async_callback(part.stop, settings.publish_timeout_seconds)
+        maintenance = Maintenance(database, publisher, announcer, dispatcher, _limits(settings))
+        maintenance.start()
+        stack.push_async_callback(maintenance.stop)
+        intake = Intake(broker, prefetch_count=settings.prefetch_count)
+        limits = BatchLimits(settings.batch_chunks_max, settings.batch_bytes_max, settings.retry_seconds_max)
+        write_back = WriteBack(intake, database, announcer, maintenance, limits)
+        intake.start()
+        write_back.start()
+        stack.push_async_callback(intake.stop)
+        stack.push_async_callback(write_back.stop, settings.stop_seconds)
+        stack.push_async_callback(intake.close_door)
+        yield Service(database, publisher, intake, write_back)
+
+
+def _limits(settings: PersistenceSettings) -> Limits:
+    return Limits(
+        round_seconds=settings.maintenance_seconds,
+        dispatch_grace_seconds=settings.dispatch_grace_seconds,
+        wiped_broker_grace_seconds=settings.wiped_broker_grace_seconds,
+        redispatch_seconds=settings.redispatch_seconds,
+        lease_grace_seconds=settings.lease_grace_seconds,
+        attempts_max=settings.attempts_max,
+        repairs_max=settings.repairs_max,
+    )
+
+
+async def _live(request: Request) -> JSONResponse:
+    is_running = request.state.service.write_back.is_running
+    return JSONResponse({"status": "ok" if is_running else "stopped"}, status_code=200 if is_running else 503)
+
+
+async def _ready(request: Request) -> JSONResponse:
+    service: Service = request.state.service
+    is_rabbitmq_up = service.intake.is_up and service.publisher.is_up
+    states = {"postgres": await _is_up(service.database), "rabbitmq": is_rabbitmq_up}
+    is_ready = all(states.values())
+    return JSONResponse(
+        {
+            "status": "ok" if is_ready else "unavailable",
+            "dependencies": {name: "ok" if is_up else "down" for name, is_up in states.items()},
+        },
+        status_code=200 if is_ready else 503,
+    )
+
+
+async def _is_up(database: Database) -> bool:
+    try:
+        async with asyncio.timeout(2):
+            await database.ping()
+    except (DatabaseUnavailableError, TimeoutError):
+        return False
+    return True

@@ -1,0 +1,270 @@
+"""The journal partitions come in, whatever waits goes into one transaction, and is acknowledged after its commit.
+
+Each partition queue has one active consumer in the whole deployment, and a channel of its own here, so the chunks of a
+job arrive in order. After a loss of the connection they arrive once more: the writer knows them.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aiormq.exceptions import AMQPError
+
+from persistence.announce import Announcer
+from persistence.maintenance import Maintenance
+from persistence.writer import Incoming, Written, write_batch
+from shared import contracts
+from shared.contracts import CancelRequested, JobReleased, JournalChunks, ResumeRequest
+from shared.db import Database
+from shared.errors import DatabaseUnavailableError, InvalidInputError
+from shared.messaging import Broker, Link, journal_queue
+from shared.observability import get_logger
+
+log = get_logger()
+
+_RETRY_SECONDS_MIN = 0.1
+_CHANNEL_FAILURES = (AMQPError, OSError, RuntimeError)
+# The message itself cannot be written; all other errors of Postgres pass, or need an operator, and the message waits.
+_MESSAGE_AT_FAULT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as it came; `incoming` is None where it is none of ours."""
+
+    raw: AbstractIncomingMessage
+    incoming: Incoming | None
+
+    @property
+    def chunk_count(self) -> int:
+        message = self.incoming.message if self.incoming else None
+        return len(message.chunks) if isinstance(message, JournalChunks) else 1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How much one transaction takes on, and how long it pauses at most before it tries again."""
+
+    chunks_max: int
+    bytes_max: int
+    retry_seconds_max: float
+
+
+class Intake:
+    """Consumes all partitions on one supervised connection; hands out what waits, in order of arrival."""
+
+    def __init__(self, broker: Broker, *, prefetch_count: int) -> None:
+        self._partition_count = broker.partition_count
+        self._prefetch_count = prefetch_count
+        self._waiting: deque[AbstractIncomingMessage] = deque()
+        self._arrived = asyncio.Event()
+        self._consumers: list[tuple[AbstractQueue, str]] = []
+        self._link = Link(broker, "journal consumer", self._open)
+        self._connection: AbstractConnection | None = None
+        self._loss: asyncio.Future[None] | None = None  # kept, so that it is not collected while it runs
+
+    def start(self) -> None:
+        self._link.start()
+
+    async def close_door(self) -> None:
+        """Take nothing more; what was taken can still be settled until `stop`."""
+        consumers, self._consumers = self._consumers, []
+        for queue, tag in consumers:
+            with contextlib.suppress(*_CHANNEL_FAILURES, TimeoutError):
+                await queue.cancel(tag, timeout=2)
+        self._waiting.clear()
+
+    async def stop(self) -> None:
+        await self._link.stop()
+
+    async def start_over(self) -> None:
+        """Have everything that is not settled delivered again."""
+        if self._connection is not None:
+            await self._connection.close()
+        self._waiting.clear()
+
+    @property
+    def is_up(self) -> bool:
+        return self._link.is_up.is_set()
+
+    async def take(self, limits: BatchLimits) -> list[Delivery]:
+        """What waits now, within the limits but at least one message; waits until there is one."""
+        while not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        batch: list[Delivery] = []
+        chunk_count = byte_count = 0
+        while self._waiting and chunk_count < limits.chunks_max and byte_count < limits.bytes_max:
+            delivery = _decoded(self._waiting.popleft())
+            batch.append(delivery)
+            chunk_count += delivery.chunk_count
+            byte_count += delivery.raw.body_size or 0
+        return batch
+
+    @asynccontextmanager
+    async def _open(self, connection: AbstractConnection) -> AsyncIterator[None]:
+        def lose(*_: object) -> None:
+            self._loss = asyncio.ensure_future(connection.close())
+
+        self._connection = connection
+        try:
+            for partition in range(self._partition_count):
+                channel = await connection.channel(publisher_confirms=False)
+                # A channel or a consumer that the broker ended is not mended: the whole link starts anew.
+                channel.close_callbacks.add(lose)
+                (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(lose)
+                self._consumers.append(await self._consume(channel, partition))
+            yield
+        finally:
+            # What waits unacknowledged is delivered again, by the next connection.
+            self._connection = None
+            self._consumers = []
+            self._waiting.clear()
+
+    async def _consume(self, channel: AbstractChannel, partition: int) -> tuple[AbstractQueue, str]:
+        await channel.set_qos(self._prefetch_count)
+        queue = await channel.get_queue(journal_queue(partition), ensure=False)
+        return queue, await queue.consume(self._arrive)
+
+    async def _arrive(self, message: AbstractIncomingMessage) -> None:
+        # Nothing is awaited, so the order of arrival is kept.
+        self._waiting.append(message)
+        self._arrived.set()
+
+
+class WriteBack:
+    """The one loop from the queues to the tables: take what waits, write, commit, acknowledge, tell."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        database: Database,
+        announcer: Announcer,
+        maintenance: Maintenance,
+        limits: BatchLimits,
+    ) -> None:
+        self._intake = intake
+        self._database = database
+        self._announcer = announcer
+        self._maintenance = maintenance
+        self._limits = limits
+        self._is_idle = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="write back")
+
+    async def stop(self, seconds: float) -> None:
+        """Finish the batch in hand, within `seconds`; call it once nothing new comes in."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_idle.wait(), seconds)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def is_running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    async def _run(self) -> None:
+        while True:
+            self._is_idle.set()
+            batch = await self._intake.take(self._limits)
+            self._is_idle.clear()
+            try:
+                await self._settle(batch)
+            except Exception:
+                log.exception("write_back_failed")
+                await self._intake.start_over()
+
+    async def _settle(self, batch: list[Delivery]) -> None:
+        """Write `batch` and acknowledge it, message by message where one of them spoils it for the others."""
+        dead = [delivery for delivery in batch if delivery.incoming is None]
+        good = [delivery for delivery in batch if delivery.incoming is not None]
+        try:
+            await self._write(good)
+        except Exception:
+            if len(good) == 1:
+                log.exception("message_unwritable", message_id=good[0].raw.message_id)
+                dead, good = [*dead, *good], []
+            else:
+                log.warning("batch_split", message_count=len(good))
+                for delivery in batch:
+                    await self._settle([delivery])
+                return
+        # First these: acknowledging the last of a channel would take along what comes before it.
+        await _dead_letter(dead)
+        await _acknowledge(good)
+
+    async def _write(self, deliveries: Sequence[Delivery]) -> None:
+        """Write and tell; as long as the fault is not the messages' own, again and again.
+
+        Raises what makes the messages unwritable.
+        """
+        if not deliveries:
+            return
+        batch = [delivery.incoming for delivery in deliveries if delivery.incoming]
+        pause = _RETRY_SECONDS_MIN
+        while True:
+            try:
+                async with self._database.transaction(None) as connection:
+                    written = await write_batch(connection, batch)
+                break
+            except _MESSAGE_AT_FAULT:
+                raise
+            except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
+                log.warning("batch_unwritten", cause=type(error).__name__, detail=str(error), retry_seconds=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, self._limits.retry_seconds_max)
+        self._tell(written, deliveries)
+
+    def _tell(self, written: Written, deliveries: Sequence[Delivery]) -> None:
+        chunk_count = sum(delivery.chunk_count for delivery in deliveries)
+        log.debug("batch_written", message_count=len(deliveries), chunk_count=chunk_count, job_count=len(written.live))
+        for ended in written.ended:
+            log.info(
+                "job_ended",
+                job_id=str(ended.job_id),
+                conversation_id=str(ended.conversation_id),
+                status=ended.status.value,
+                attempt=ended.attempt,
+                event_count=ended.event_count,
+                message_count=ended.message_count,
+                tool_call_count=ended.tool_call_count,
+            )
+        self._announcer.announce(written)
+        if written.has_delayed_job:
+            self._maintenance.wake()
+
+
+def _decoded(raw: AbstractIncomingMessage) -> Delivery:
+    try:
+        message = contracts.decode(raw.body)
+    except InvalidInputError as error:
+        log.warning("message_undecodable", message_id=raw.message_id, queue=raw.routing_key, cause=error.message)
+        return Delivery(raw, None)
+    if not isinstance(message, JournalChunks | ResumeRequest | JobReleased | CancelRequested):
+        log.warning(
+            "message_misplaced", message_id=raw.message_id, queue=raw.routing_key, message=type(message).__name__
+        )
+        return Delivery(raw, None)
+    return Delivery(raw, Incoming(message, raw.reply_to))
+
+
+async def _acknowledge(deliveries: Iterable[Delivery]) -> None:
+    """Acknowledge the last of each consumer with all before it: it has a channel of its own, and is taken in order."""
+    last_of_consumer = {delivery.raw.consumer_tag: delivery.raw for delivery in deliveries}
+    for raw in last_of_consumer.values():
+        with contextlib.suppress(*_CHANNEL_FAILURES):  # a lost channel brings its messages again
+            await raw.ack(multiple=True)
+
+
+async def _dead_letter(deliveries: Iterable[Delivery]) -> None:
+    for delivery in deliveries:
+        with contextlib.suppress(*_CHANNEL_FAILURES):
+            await delivery.raw.reject(requeue=False)

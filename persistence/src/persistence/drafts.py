@@ -1,0 +1,200 @@
+"""What a batch of messages makes of a job: decided here on what was read, and written afterwards by `writer`.
+
+A `Draft` is a job row under lock. The messages of a batch are applied to it in order; nothing here touches a database,
+and applying the same message twice changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import assert_never
+from uuid import UUID
+
+from persistence.outcomes import Outcome, outcome_of
+from shared.contracts import CancelRequested, JobReleased, JournalChunk
+from shared.errors import InvalidInputError
+from shared.events import Event, Failure, JsonObject, ResponseEvents, is_terminal
+from shared.observability import get_logger
+from shared.states import JobStatus, may_move
+
+log = get_logger()
+
+_EVENT_START = b'{"type":"'
+_DELAY_SECONDS_MAX = 3_600.0
+_NUMBER_WITHIN = 128  # bytes; the number follows the type, and types are short
+
+
+class Place(StrEnum):
+    """Where a chunk stands to the journal of its job."""
+
+    NEXT = "next"  # it holds the next number: stored, cut where it overlaps
+    KNOWN = "known"  # all its numbers are stored: a repeat
+    FENCED = "fenced"  # not of the attempt whose events are stored, or the job ended
+    AHEAD = "ahead"  # events before it are missing: they are lost
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptsSpent:
+    """Maintenance to the writer: end this job where it still waits, for no worker survives it."""
+
+    job_id: UUID
+    conversation_id: UUID
+
+
+@dataclass(slots=True)
+class Draft:
+    """A job row under lock, and what becomes of it.
+
+    `stored` and `request` are read only where a message of the batch may need the response rebuilt.
+    """
+
+    job_id: UUID
+    conversation_id: UUID
+    user_id: str
+    turn: int
+    status: JobStatus
+    attempt: int
+    journal_attempt: int
+    next_seq: int
+    is_cancel_requested: bool
+    request: JsonObject | None = None
+    stored: Sequence[Event] = ()
+
+    events: list[Event] = field(default_factory=list)
+    is_fence_moved: bool = False
+    run_again_after_seconds: float | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def first_new_seq(self) -> int:
+        return self.next_seq - len(self.events)
+
+    def append(self, events: Sequence[Event]) -> None:
+        self.events.extend(events)
+        self.next_seq += len(events)
+
+    def end(self, outcome: Outcome) -> None:
+        self._move(outcome.status)
+        self.outcome = outcome
+        self.run_again_after_seconds = None
+
+    def run_again(self, after_seconds: float) -> None:
+        if self.status is not JobStatus.QUEUED:
+            self._move(JobStatus.QUEUED)
+        self.run_again_after_seconds = after_seconds
+
+    def move_fence(self, attempt: int) -> None:
+        self.journal_attempt = attempt
+        self.is_fence_moved = True
+
+    def rebuild(self) -> ResponseEvents:
+        """The response as far as its events are stored, or will be with this batch."""
+        assert self.request is not None, "the batch that needs it reads it"
+        response = ResponseEvents(self.request)
+        response.replay([*self.stored, *self.events])
+        return response
+
+    def end_here(self, status: JobStatus, failure: Failure | None = None) -> None:
+        """End the job without a worker."""
+        events = self.rebuild().end(status, ended_at=datetime.now(UTC), usage=None, failure=failure)
+        self.append(events)
+        self.end(outcome_of(events[-1], status))
+
+    def _move(self, new: JobStatus) -> None:
+        assert may_move(self.status, new), f"{self.status} to {new}"
+        self.status = new
+
+
+def take_chunk(draft: Draft, chunk: JournalChunk) -> None:
+    """Append `chunk` if it continues its job's journal; a repeat, or an older attempt's, changes nothing."""
+    match place_of(chunk, draft):
+        case Place.NEXT:
+            _append(draft, chunk)
+        case Place.KNOWN:
+            log.debug("chunk_known", **_ids(draft), chunk_attempt=chunk.attempt, first_seq=chunk.first_seq)
+        case Place.FENCED:
+            log.warning("chunk_fenced", **_ids(draft), chunk_attempt=chunk.attempt, first_seq=chunk.first_seq)
+        case Place.AHEAD:
+            log.warning("chunk_ahead", **_ids(draft), chunk_attempt=chunk.attempt, first_seq=chunk.first_seq)
+            _fence_and_rerun(draft, chunk)
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
+def place_of(chunk: JournalChunk, draft: Draft) -> Place:
+    if chunk.next_seq <= draft.next_seq:
+        return Place.KNOWN
+    is_current = chunk.attempt == draft.journal_attempt and chunk.attempt <= draft.attempt
+    if draft.status.is_terminal or not is_current:
+        return Place.FENCED
+    return Place.NEXT if chunk.first_seq <= draft.next_seq else Place.AHEAD
+
+
+def release(draft: Draft, message: JobReleased) -> None:
+    """Let the job wait for its next attempt; one whose cancel came meanwhile ends instead."""
+    if draft.status is not JobStatus.IN_PROGRESS or message.attempt != draft.attempt:
+        log.debug("release_ignored", **_ids(draft), released_attempt=message.attempt)
+        return
+    delay_seconds = min(max(message.delay_seconds, 0.0), _DELAY_SECONDS_MAX)
+    draft.run_again(delay_seconds)
+    cause = message.reason.type if message.reason else None
+    log.info("job_released", **_ids(draft), delay_seconds=delay_seconds, cause=cause)
+    if draft.is_cancel_requested:
+        draft.end_here(JobStatus.CANCELLED)
+
+
+def cancel(draft: Draft, _message: CancelRequested) -> None:
+    """End a cancelled job that no worker runs; a running one is ended by its worker."""
+    if draft.status is JobStatus.QUEUED and draft.is_cancel_requested:
+        draft.end_here(JobStatus.CANCELLED)
+    elif not draft.is_cancel_requested:
+        log.warning("cancel_without_request", **_ids(draft))
+
+
+def give_up(draft: Draft, _message: AttemptsSpent) -> None:
+    if draft.status is JobStatus.QUEUED:
+        message = "The answer could not be produced: every attempt was interrupted. Please try again."
+        draft.end_here(JobStatus.FAILED, Failure("attempts_exhausted", message))
+
+
+def _append(draft: Draft, chunk: JournalChunk) -> None:
+    events = [bytes(event) for event in chunk.events[draft.next_seq - chunk.first_seq :]]
+    try:
+        _check_events(events, draft.next_seq)
+        outcome = _outcome(events[-1], chunk.ended_as)
+    except InvalidInputError as error:
+        # What cannot be stored is lost; its neighbours in the message are not.
+        log.warning("chunk_unsound", **_ids(draft), first_seq=chunk.first_seq, cause=error.message)
+        _fence_and_rerun(draft, chunk)
+        return
+    draft.append(events)
+    if outcome:
+        draft.end(outcome)
+
+
+def _outcome(last: Event, ended_as: JobStatus | None) -> Outcome | None:
+    if ended_as is not None:
+        return outcome_of(last, ended_as)
+    if is_terminal(last):
+        raise InvalidInputError("bad_event", "the terminal event came without an end state")
+    return None
+
+
+def _fence_and_rerun(draft: Draft, chunk: JournalChunk) -> None:
+    if chunk.attempt < draft.attempt:
+        return  # the next attempt runs already: its barrier closes what the lost events left open
+    draft.move_fence(draft.attempt + 1)
+    draft.run_again(0.0)
+
+
+def _check_events(events: Sequence[Event], first_seq: int) -> None:
+    """Raises InvalidInputError unless these are events numbered from `first_seq`, each on one line."""
+    for number, event in enumerate(events, first_seq):
+        has_number = event.find(b'"sequence_number":%d,' % number, 0, _NUMBER_WITHIN) > 0
+        if not has_number or not event.startswith(_EVENT_START) or b"\n" in event:
+            raise InvalidInputError("bad_event", f"expected event {number}")
+
+
+def _ids(draft: Draft) -> dict[str, str | int]:
+    return {"job_id": str(draft.job_id), "attempt": draft.attempt, "next_seq": draft.next_seq}

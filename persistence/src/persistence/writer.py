@@ -1,0 +1,381 @@
+"""Every statement that writes back what attempts produced: one transaction per batch, few statements whatever its size.
+
+Rows are locked conversations first, then jobs, each in the order of their ids, as everywhere in the system: batches of
+several processes then wait for each other instead of dying of a deadlock.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+from uuid import UUID
+
+import asyncpg
+
+from persistence import drafts
+from persistence.drafts import AttemptsSpent, Draft
+from persistence.resume import refusal, resume
+from shared.contracts import (
+    CancelRequested,
+    JobReady,
+    JobReleased,
+    JournalChunk,
+    JournalChunks,
+    LiveEvents,
+    ResumeReply,
+    ResumeRequest,
+    ToPersistence,
+    raw_events,
+)
+from shared.observability import get_logger
+from shared.states import JobStatus
+
+log = get_logger()
+
+_AboutOneJob = JournalChunk | ResumeRequest | JobReleased | CancelRequested | AttemptsSpent
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message to write back, and the queue that waits for its answer."""
+
+    message: ToPersistence | AttemptsSpent
+    reply_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    queue: str
+    message: ResumeReply
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job that this batch ended; the fields of its line in the log."""
+
+    job_id: UUID
+    conversation_id: UUID
+    status: JobStatus
+    attempt: int
+    event_count: int
+    message_count: int
+    tool_call_count: int
+
+
+@dataclass(slots=True)
+class Written:
+    """What there is to tell once the transaction is committed."""
+
+    live: list[LiveEvents] = field(default_factory=list)
+    ready: list[JobReady] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+    has_delayed_job: bool = False
+
+
+async def write_batch(connection: asyncpg.Connection, batch: Sequence[Incoming]) -> Written:
+    """Store what `batch` says, in its order, in the caller's transaction. A repeat of the same batch changes nothing.
+
+    What a message claims about a job is believed only as far as the job's row agrees. Raises asyncpg's errors.
+    """
+    written = Written()
+    messages = list(_by_job(batch))
+    active_jobs = await _lock_conversations(connection, {m.job_id for m, _ in messages if _may_end_a_job(m)})
+    jobs = await _lock_jobs(connection, {m.job_id for m, _ in messages})
+    await _read_journals(connection, jobs, {m.job_id for m, _ in messages if _needs_the_journal(m)})
+    for message, reply_to in messages:
+        reply = _apply(jobs.get(message.job_id), message)
+        if reply and reply_to:
+            written.replies.append(Reply(reply_to, reply))
+    await _store(connection, list(jobs.values()), active_jobs, written)
+    return written
+
+
+def _by_job(batch: Iterable[Incoming]) -> Iterable[tuple[_AboutOneJob, str | None]]:
+    for incoming in batch:
+        if isinstance(incoming.message, JournalChunks):
+            for chunk in incoming.message.chunks:
+                yield chunk, None
+        else:
+            yield incoming.message, incoming.reply_to
+
+
+def _may_end_a_job(message: _AboutOneJob) -> bool:
+    match message:
+        case JournalChunk():
+            return message.ended_as is not None
+        case ResumeRequest():
+            return False
+        case JobReleased() | CancelRequested() | AttemptsSpent():
+            return True
+
+
+def _needs_the_journal(message: _AboutOneJob) -> bool:
+    return not isinstance(message, JournalChunk)
+
+
+def _apply(job: Draft | None, message: _AboutOneJob) -> ResumeReply | None:
+    if job is None or job.conversation_id != message.conversation_id:
+        log.warning("message_disagrees_with_row", job_id=str(message.job_id), message=type(message).__name__)
+        return refusal(message) if isinstance(message, ResumeRequest) else None
+    match message:
+        case JournalChunk():
+            drafts.take_chunk(job, message)
+        case ResumeRequest():
+            return resume(job, message)
+        case JobReleased():
+            drafts.release(job, message)
+        case CancelRequested():
+            drafts.cancel(job, message)
+        case AttemptsSpent():
+            drafts.give_up(job, message)
+        case _ as unreachable:
+            assert_never(unreachable)
+    return None
+
+
+async def _lock_conversations(connection: asyncpg.Connection, job_ids: set[UUID]) -> dict[UUID, UUID | None]:
+    """Lock the conversations of the jobs that may end; maps each to its active job."""
+    if not job_ids:
+        return {}
+    rows = await connection.fetch(
+        """
+        select id, active_job_id from conversations
+        where id in (select conversation_id from jobs where id = any($1::uuid[]))
+        order by id for no key update
+        """,
+        job_ids,
+    )
+    return {row["id"]: row["active_job_id"] for row in rows}
+
+
+async def _lock_jobs(connection: asyncpg.Connection, job_ids: set[UUID]) -> dict[UUID, Draft]:
+    rows = await connection.fetch(
+        """
+        select id, conversation_id, user_id, turn, status, attempt, journal_attempt, next_seq,
+               cancel_requested_at is not null as is_cancel_requested
+        from jobs where id = any($1::uuid[])
+        order by id for no key update
+        """,
+        job_ids,
+    )
+    return {
+        row["id"]: Draft(
+            job_id=row["id"],
+            conversation_id=row["conversation_id"],
+            user_id=row["user_id"],
+            turn=row["turn"],
+            status=JobStatus(row["status"]),
+            attempt=row["attempt"],
+            journal_attempt=row["journal_attempt"],
+            next_seq=row["next_seq"],
+            is_cancel_requested=row["is_cancel_requested"],
+        )
+        for row in rows
+    }
+
+
+async def _read_journals(connection: asyncpg.Connection, jobs: dict[UUID, Draft], job_ids: set[UUID]) -> None:
+    wanted = [job_id for job_id in job_ids if job_id in jobs and not jobs[job_id].status.is_terminal]
+    if not wanted:
+        return
+    rows = await connection.fetch(
+        """
+        select id, request,
+               (select string_agg(frames, chr(10) order by first_seq) from journal where job_id = jobs.id) as frames
+        from jobs where id = any($1::uuid[])
+        """,
+        wanted,
+    )
+    for row in rows:
+        jobs[row["id"]].request = row["request"]
+        jobs[row["id"]].stored = row["frames"].encode().split(b"\n") if row["frames"] else []
+
+
+async def _store(
+    connection: asyncpg.Connection, jobs: list[Draft], active_jobs: dict[UUID, UUID | None], written: Written
+) -> None:
+    extended = [job for job in jobs if job.events or job.is_fence_moved]
+    waiting = [job for job in jobs if job.run_again_after_seconds is not None]
+    ended = [job for job in jobs if job.outcome is not None]
+    if extended:
+        await _extend(connection, extended)
+        written.live += [
+            LiveEvents(job_id=job.job_id, first_seq=job.first_new_seq, events=raw_events(job.events))
+            for job in extended
+            if job.events
+        ]
+    if waiting:
+        await _run_again(connection, waiting)
+        written.ready += [_ready(job) for job in waiting if not job.run_again_after_seconds]
+        written.has_delayed_job = any(job.run_again_after_seconds for job in waiting)
+    if ended:
+        await _end(connection, ended)
+        await _insert_output(connection, ended)
+        written.ready += await _activate_next(connection, ended, active_jobs)
+        written.ended += [_ended(job) for job in ended]
+
+
+async def _extend(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
+    """Append the new events and move the numbers on."""
+    grown = [job for job in jobs if job.events]
+    status = await connection.execute(
+        """
+        with stored as (
+            insert into journal (job_id, first_seq, last_seq, user_id, frames)
+            select * from unnest($1::uuid[], $2::integer[], $3::integer[], $4::text[], $5::text[])
+        )
+        update jobs j set next_seq = v.next_seq, journal_attempt = v.journal_attempt
+        from unnest($6::uuid[], $7::integer[], $8::integer[]) v(id, next_seq, journal_attempt)
+        where j.id = v.id and j.status in ('queued', 'in_progress')
+        """,
+        [job.job_id for job in grown],
+        [job.first_new_seq for job in grown],
+        [job.next_seq - 1 for job in grown],
+        [job.user_id for job in grown],
+        [b"\n".join(job.events).decode() for job in grown],
+        [job.job_id for job in jobs],
+        [job.next_seq for job in jobs],
+        [job.journal_attempt for job in jobs],
+    )
+    assert status == f"UPDATE {len(jobs)}", status
+
+
+async def _run_again(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
+    status = await connection.execute(
+        """
+        update jobs j
+        set status = 'queued', worker_id = null, lease_until = null, dispatched_at = null,
+            available_at = clock_timestamp() + make_interval(secs => v.after_seconds)
+        from unnest($1::uuid[], $2::double precision[]) v(id, after_seconds)
+        where j.id = v.id and j.status in ('queued', 'in_progress')
+        """,
+        [job.job_id for job in jobs],
+        [job.run_again_after_seconds for job in jobs],
+    )
+    assert status == f"UPDATE {len(jobs)}", status
+
+
+async def _end(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
+    """A terminal state is write-once: decided under the lock, and guarded once more here."""
+    status = await connection.execute(
+        """
+        update jobs j
+        set status = v.status, response = v.response, usage = nullif(v.response -> 'usage', 'null'),
+            error = nullif(v.response -> 'error', 'null'), ended_at = clock_timestamp(), lease_until = null
+        from jsonb_to_recordset($1) v(id uuid, status text, response jsonb)
+        where j.id = v.id and j.status in ('queued', 'in_progress')
+        """,
+        [
+            {"id": job.job_id, "status": job.status, "response": job.outcome.response}
+            for job in jobs
+            if job.outcome is not None
+        ],
+    )
+    assert status == f"UPDATE {len(jobs)}", status
+
+
+async def _insert_output(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
+    """The messages and tool calls of the final outputs, behind the turn's own items, in output order."""
+    messages = [
+        _of_job(job)
+        | {"id": row.id, "position": row.position, "content": row.content, "parts": row.parts, "status": row.status}
+        for job in jobs
+        if job.outcome
+        for row in job.outcome.messages
+    ]
+    tool_calls = [
+        _of_job(job)
+        | {
+            "id": row.id,
+            "position": row.position,
+            "call_id": row.call_id,
+            "server_label": row.server_label,
+            "tool_name": row.tool_name,
+            "parameters": row.parameters,
+            "result": row.result,
+            "error": row.error,
+            "status": row.status,
+        }
+        for job in jobs
+        if job.outcome
+        for row in job.outcome.tool_calls
+    ]
+    if not messages and not tool_calls:
+        return
+    await connection.execute(
+        """
+        with said as (
+            insert into messages (id, conversation_id, job_id, user_id, turn, ordinal, role, content, parts, status)
+            select v.id, v.conversation_id, v.job_id, v.user_id, v.turn,
+                   v.position + coalesce((select max(m.ordinal) + 1 from messages m where m.job_id = v.job_id), 0),
+                   'assistant', v.content, v.parts, v.status
+            from jsonb_to_recordset($1) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
+                                          position integer, content text, parts jsonb, status text)
+        )
+        insert into tool_calls (id, conversation_id, job_id, user_id, turn, ordinal, call_id, server_label, tool_name,
+                                parameters, result, error, status)
+        select v.id, v.conversation_id, v.job_id, v.user_id, v.turn,
+               v.position + coalesce((select max(m.ordinal) + 1 from messages m where m.job_id = v.job_id), 0),
+               v.call_id, v.server_label, v.tool_name, v.parameters, v.result, v.error, v.status
+        from jsonb_to_recordset($2) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
+                                      position integer, call_id text, server_label text, tool_name text,
+                                      parameters text, result text, error jsonb, status text)
+        """,
+        messages,
+        tool_calls,
+    )
+
+
+async def _activate_next(
+    connection: asyncpg.Connection, ended: list[Draft], active_jobs: dict[UUID, UUID | None]
+) -> list[JobReady]:
+    """Let each conversation go on to its next waiting job, in the order of acceptance."""
+    over = {job.conversation_id: job.turn for job in ended if active_jobs[job.conversation_id] == job.job_id}
+    rows = await connection.fetch(
+        """
+        update conversations c
+        set updated_at = clock_timestamp(),
+            active_job_id = case
+                when v.over_turn is null then c.active_job_id
+                else (select j.id from jobs j
+                      where j.conversation_id = c.id and j.turn > v.over_turn and j.status = 'queued'
+                      order by j.turn limit 1)
+            end
+        from unnest($1::uuid[], $2::integer[]) v(id, over_turn)
+        where c.id = v.id
+        returning c.id, c.user_id, c.active_job_id, v.over_turn is not null as is_over
+        """,
+        list(touched := {job.conversation_id for job in ended}),
+        [over.get(conversation_id) for conversation_id in touched],
+    )
+    return [
+        JobReady(job_id=row["active_job_id"], conversation_id=row["id"], user_id=row["user_id"])
+        for row in rows
+        if row["is_over"] and row["active_job_id"]
+    ]
+
+
+def _of_job(job: Draft) -> dict[str, Any]:
+    return {
+        "job_id": job.job_id,
+        "conversation_id": job.conversation_id,
+        "user_id": job.user_id,
+        "turn": job.turn,
+    }
+
+
+def _ready(job: Draft) -> JobReady:
+    return JobReady(job_id=job.job_id, conversation_id=job.conversation_id, user_id=job.user_id)
+
+
+def _ended(job: Draft) -> Ended:
+    assert job.outcome is not None
+    return Ended(
+        job_id=job.job_id,
+        conversation_id=job.conversation_id,
+        status=job.status,
+        attempt=job.attempt,
+        event_count=job.next_seq,
+        message_count=len(job.outcome.messages),
+        tool_call_count=len(job.outcome.tool_calls),
+    )
