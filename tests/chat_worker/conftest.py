@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 import pytest
-from tests.support.attempts import Bench
 
 from shared.db import Database
+from tests.support.attempts import Bench
 
 
 @dataclass(frozen=True)

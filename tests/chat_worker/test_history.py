@@ -2,15 +2,14 @@
 
 from uuid import UUID
 
-from tests.support.attempts import USER, Bench
-from tests.support.turns import Call
-
 from chat_worker import history
 from chat_worker.agent.prompt import Called, PastTurn, Said
 from chat_worker.agent.values import ToolError, ToolErrorKind, ToolResult
 from chat_worker.history import tool_error_from_wire, tool_error_to_wire
 from gateway.turns import Accepted, InputMessage, Role, Turn, accept
 from shared.ids import uuid7
+from tests.support.attempts import USER, Bench
+from tests.support.turns import Call
 
 
 async def test_a_first_turn_has_no_past(bench: Bench) -> None:

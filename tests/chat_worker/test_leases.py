@@ -1,13 +1,15 @@
 """Leases: kept alive, and let go of for the right reason."""
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
-from tests.support.attempts import USER, Bench
 
 from chat_worker.leases import Lease, Leases, Stopped, StopReason
 from gateway.turns import Accepted
+from shared.db import Database
 from shared.ids import uuid7
+from tests.support.attempts import USER, Bench
 
 
 async def test_a_beat_renews_every_lease(bench: Bench) -> None:
@@ -43,19 +45,18 @@ async def test_a_beat_finds_what_is_lost(bench: Bench, change: str) -> None:
     assert lease.stop_reason is StopReason.LEASE_LOST
 
 
-async def test_leases_that_cannot_be_renewed_expire(bench: Bench) -> None:
-    leases = Leases(bench.database, bench.leases.worker_id, lease_seconds=0.1)
-    job = await a_job_of(bench)
-    await bench.in_database("update jobs set worker_id = null where id = $1", job)  # and so are renewals in vain
-    long_ago = asyncio.get_running_loop().time() - 1
-    with leases.hold(job.job_id, 1, claimed_at=long_ago) as lease:
-        beating = asyncio.create_task(leases.run())
-        with pytest.raises(Stopped):
+async def test_leases_that_cannot_be_renewed_expire(database_urls: Mapping[str, str]) -> None:
+    away = await Database.connect(database_urls["parley_worker"], application_name="test", pool_size=1)
+    await away.close()
+    leases = Leases(away, "a-worker", lease_seconds=0.1)
+    beating = asyncio.create_task(leases.run())
+    with leases.hold(uuid7(), 1, claimed_at=asyncio.get_running_loop().time()) as lease:
+        with pytest.raises(Stopped) as stopped:
             async with lease.guard(10):
                 await asyncio.Event().wait()
         beating.cancel()
 
-    assert lease.stop_reason is StopReason.LEASE_LOST
+    assert stopped.value.reason is StopReason.LEASE_EXPIRED
 
 
 async def test_the_same_job_again_stops_the_attempt_that_was_here(bench: Bench) -> None:

@@ -1,7 +1,6 @@
 """The ledger: written only by the attempt that owns the job, and read back as it was meant."""
 
 import pytest
-from tests.support.attempts import USER, Bench
 
 from chat_worker import ledger
 from chat_worker.agent.values import (
@@ -18,6 +17,7 @@ from chat_worker.agent.values import (
 from chat_worker.leases import Stopped, StopReason
 from chat_worker.ledger import Row
 from gateway.turns import Accepted
+from tests.support.attempts import USER, Bench
 
 CALL = ToolCall("call_1", "add_task", '{"title": "\\u0000 and \\"quotes\\""}')
 ROUND = ModelRound(0, "One moment.", (CALL, CALL), Finish.TOOL_CALLS, Usage(1, 2, 3, 4))

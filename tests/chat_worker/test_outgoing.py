@@ -6,13 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from tests.support.waiting import wait_until
-
 from chat_worker.outgoing import Lane, Outgoing, OutgoingLimits
 from shared.contracts import JobReleased, JournalChunk, JournalChunks, decode
 from shared.errors import BrokerUnavailableError
 from shared.ids import uuid7
 from shared.states import JobStatus
+from tests.support.waiting import wait_until
 
 NEVER = 3_600.0
 AT_ONCE = 0.0

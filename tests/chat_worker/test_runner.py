@@ -6,6 +6,15 @@ from dataclasses import replace
 from typing import TypeAlias
 
 import pytest
+
+from chat_worker.agent.loop import CLOSING_TEXTS, TurnLimits
+from chat_worker.agent.values import End, TextDelta, ToolCall
+from chat_worker.leases import StopReason
+from chat_worker.runner import Verdict, turn_settings
+from gateway.turns import Accepted
+from shared.errors import BrokerUnavailableError, ModelRefusedError, ModelUnavailableError
+from shared.events import ResponseEvents
+from shared.states import JobStatus
 from tests.support.attempts import (
     RUNNER_LIMITS,
     SEND_MAIL,
@@ -18,15 +27,6 @@ from tests.support.attempts import (
     says,
 )
 from tests.support.waiting import wait_until
-
-from chat_worker.agent.loop import CLOSING_TEXTS, TurnLimits
-from chat_worker.agent.values import End, TextDelta, ToolCall
-from chat_worker.leases import StopReason
-from chat_worker.runner import Verdict, turn_settings
-from gateway.turns import Accepted
-from shared.errors import BrokerUnavailableError, ModelRefusedError, ModelUnavailableError
-from shared.events import ResponseEvents
-from shared.states import JobStatus
 
 Look: TypeAlias = Callable[[], Awaitable[bool]]
 MILK = ToolCall("call_1", "add_task", '{"title":"milk"}')
@@ -97,7 +97,7 @@ async def test_a_job_that_nobody_may_run_is_dropped(bench: Bench) -> None:
     assert len(model.requests) == 1
 
 
-@pytest.mark.parametrize("message_count", range(13))
+@pytest.mark.parametrize("message_count", range(12))
 async def test_wherever_an_attempt_dies_the_next_one_does_only_the_rest(bench: Bench, message_count: int) -> None:
     job = await bench.job()
     script = asks(MILK, EGGS, text="One moment."), asks(MILK), says("All ", "done.")
@@ -226,6 +226,17 @@ async def test_a_cancel_whose_signal_was_missed_is_found_with_the_lease(bench: B
 
     await attempt
     assert bench.journal.response(job)["status"] == "cancelled"
+
+
+async def test_a_cancel_during_the_claim_is_not_missed(bench: Bench) -> None:
+    job = await bench.job()
+    model = ScriptedModel(says("Hello."))
+    bench.leases.cancel(job.job_id)
+
+    await bench.run(job, model)
+
+    assert model.requests == []
+    assert bench.journal.ends[job.job_id] == "cancelled"
 
 
 async def test_a_job_that_was_cancelled_before_it_ran_asks_no_model(bench: Bench) -> None:

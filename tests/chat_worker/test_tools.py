@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from tests.support.asgi import served
 
 from chat_worker.agent.tools import McpTools, ToolClientLimits, ToolServer
 from chat_worker.agent.values import Tool, ToolErrorKind, ToolResult, ToolSet
@@ -18,6 +17,7 @@ from shared.ids import uuid7
 from shared.tokens import TASK_TOOLS_AUDIENCE, mint_tool_token
 from task_tools.app import create_app
 from task_tools.settings import TaskToolsSettings
+from tests.support.asgi import served
 
 SECRET = "s" * 32
 LIMITS = ToolClientLimits(

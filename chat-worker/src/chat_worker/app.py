@@ -1,0 +1,277 @@
+"""The chat worker: opens what attempts work with, takes jobs while it may, and lets go of them when it must stop."""
+
+import asyncio
+import os
+import platform
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from aiormq.exceptions import AMQPError
+from faststream import AckPolicy
+from faststream.asgi import AsgiFastStream, AsgiResponse, get
+from faststream.rabbit import Channel, RabbitBroker
+
+from chat_worker.agent.model import OpenAIModel
+from chat_worker.agent.tools import McpTools, ToolServer
+from chat_worker.consumers import take_delivery, undecoded
+from chat_worker.control import Control
+from chat_worker.leases import Leases, StopReason
+from chat_worker.outgoing import Outgoing
+from chat_worker.runner import Runner, RunnerLimits, Worker
+from chat_worker.settings import ChatWorkerSettings
+from shared.agents import TASKS_SERVER
+from shared.db import Database
+from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
+from shared.ids import uuid7
+from shared.messaging import CONTROL, JOBS, Broker, Listener, Publisher, jobs_queue, with_heartbeat
+from shared.observability import get_logger
+from shared.tokens import TASK_TOOLS_AUDIENCE, mint_tool_token
+
+log = get_logger()
+
+_START_RETRY_SECONDS = 1.0
+_LOOKS = 3
+_SETTLE_SECONDS = 5.0  # for stopped attempts to hand their deliveries back
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """What is open while the process runs."""
+
+    database: Database
+    publisher: Publisher
+    listener: Listener
+    leases: Leases
+    runner: Runner
+    consumer: RabbitBroker
+
+    async def states(self) -> dict[str, str]:
+        return {
+            "postgres": _word(is_up=await self._database_answers()),
+            "rabbitmq_jobs": _word(is_up=await self.consumer.ping(timeout=1)),
+            "rabbitmq_publisher": _word(is_up=self.publisher.is_up),
+            "rabbitmq_control": _word(is_up=self.listener.is_up),
+        }
+
+    async def _database_answers(self) -> bool:
+        try:
+            await self.database.ping()
+        except DatabaseUnavailableError:
+            return False
+        return True
+
+
+def create_app(settings: ChatWorkerSettings) -> AsgiFastStream:
+    """The worker as an ASGI application, whose HTTP side is health only."""
+    worker_id = f"{platform.node()}.{os.getpid()}.{uuid7().hex[-8:]}"
+    url = with_heartbeat(settings.rabbitmq_url.get_secret_value())
+    consumer = _JobsBroker(
+        f"{url}&name={quote(f'parley chat-worker {worker_id} jobs')}",
+        fail_fast=False,
+        reconnect_interval=0.5,
+        graceful_timeout=_SETTLE_SECONDS,
+        logger=None,
+    )
+    consumer.subscriber(
+        jobs_queue,
+        channel=Channel(prefetch_count=settings.concurrency),  # a delivery that is taken runs at once
+        ack_policy=AckPolicy.MANUAL,
+        no_reply=True,
+        decoder=undecoded,
+    )(take_delivery)
+    opened: list[_Process] = []
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with _open(settings, worker_id, consumer) as process:
+            app.context.set_global("runner", process.runner)
+            opened.append(process)
+            yield
+            opened.clear()
+
+    @get(include_in_schema=False)
+    async def live(_scope: Any) -> AsgiResponse:
+        return _json(200, {"status": "ok"})
+
+    @get(include_in_schema=False)
+    async def ready(_scope: Any) -> AsgiResponse:
+        states = await opened[0].states()
+        is_ready = all(state == "ok" for state in states.values())
+        return _json(200 if is_ready else 503, {"status": "ok" if is_ready else "unavailable", "dependencies": states})
+
+    async def let_go() -> None:
+        await _stop_taking(consumer)
+        await _finish_or_stop(opened[0], settings.grace_seconds)
+
+    app = AsgiFastStream(
+        consumer,
+        logger=None,
+        lifespan=lifespan,
+        on_shutdown=[let_go],
+        asgi_routes=[("/health/live", live), ("/health/ready", ready)],
+    )
+    return app
+
+
+class _JobsBroker(RabbitBroker):
+    """Waits for a RabbitMQ that is not there yet: then the process is alive, and says that it is not ready."""
+
+    async def start(self) -> None:
+        while True:
+            try:
+                return await super().start()
+            except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+                log.warning("jobs_queue_awaited", cause=type(error).__name__)
+                await self.stop()
+            await asyncio.sleep(_START_RETRY_SECONDS)
+
+
+@asynccontextmanager
+async def _open(settings: ChatWorkerSettings, worker_id: str, consumer: RabbitBroker) -> AsyncIterator[_Process]:
+    """Open everything, in the order of dependence; close it in reverse."""
+    broker = Broker(
+        settings.rabbitmq_url.get_secret_value(),
+        f"chat-worker {worker_id}",
+        settings.partition_count,
+        settings.publish_timeout_seconds,
+    )
+    async with AsyncExitStack() as stack:
+        database = await Database.connect(
+            settings.database_url.get_secret_value(),
+            application_name="chat-worker",
+            pool_size=settings.database_pool_size,
+        )
+        stack.push_async_callback(database.close)
+
+        publisher = Publisher(broker)
+        publisher.start()
+        stack.push_async_callback(publisher.stop)
+        outgoing = Outgoing(publisher.send_bytes, settings.partition_count, settings.outgoing_limits())
+        await stack.enter_async_context(_running(outgoing.run(), "outgoing"))
+
+        leases = Leases(database, worker_id, settings.lease_seconds)
+        await stack.enter_async_context(_running(leases.run(), "leases"))
+        control = Control(
+            publisher,
+            lambda: listener.queue,
+            leases.cancel,
+            partition_count=settings.partition_count,
+            ask_seconds=settings.resume_ask_seconds,
+            wait_seconds_max=settings.resume_seconds_max,
+        )
+        listener = Listener(broker, CONTROL, control.on_message, on_up=leases.check_soon)
+        listener.start()
+        stack.push_async_callback(listener.stop)
+
+        model = OpenAIModel(settings.openai_base_url, settings.openai_api_key.get_secret_value(), settings.model)
+        stack.push_async_callback(model.close)
+        tools = await stack.enter_async_context(McpTools([_task_tools(settings)]))
+        runner = Runner(
+            Worker(
+                database=database,
+                leases=leases,
+                outgoing=outgoing,
+                resumer=control,
+                model=model,
+                tools=tools,
+                limits=_runner_limits(settings),
+                turn_limits=settings.turn_limits(),
+                prompt_limits=settings.prompt_limits(),
+            )
+        )
+        watch = _watch_intake(runner, leases, publisher, settings)
+        await stack.enter_async_context(_running(watch, "intake watch"))
+        log.info("worker_opened", worker_id=worker_id, concurrency=settings.concurrency, model=settings.model)
+        yield _Process(database, publisher, listener, leases, runner, consumer)
+
+
+def _task_tools(settings: ChatWorkerSettings) -> ToolServer:
+    secret = settings.tool_token_secret.get_secret_value()
+    return ToolServer(
+        TASKS_SERVER, settings.task_tools_url, lambda user_id: mint_tool_token(secret, user_id, TASK_TOOLS_AUDIENCE)
+    )
+
+
+def _runner_limits(settings: ChatWorkerSettings) -> RunnerLimits:
+    return RunnerLimits(
+        claim_seconds_max=settings.claim_seconds_max,
+        turn_seconds_max=settings.turn_seconds_max,
+        flush_seconds_max=settings.flush_seconds_max,
+        attempts_max=settings.attempts_max,
+        release_delays_seconds=settings.release_delays_seconds,
+        release_delay_seconds_max=settings.release_delay_seconds_max,
+        history_turn_count_max=settings.history_turn_count_max,
+    )
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+    """Run `work` beside the body. The process is of no use without it, so it stops where that fails."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_stop_process_on_failure)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _stop_process_on_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("worker_part_failed", part=task.get_name(), exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
+
+
+async def _watch_intake(runner: Runner, leases: Leases, publisher: Publisher, settings: ChatWorkerSettings) -> None:
+    """Fail where jobs wait and none comes though there is room: a consumer can be lost without a word."""
+    while True:
+        count = runner.delivery_count
+        await asyncio.sleep(settings.intake_watch_seconds)
+        for _ in range(_LOOKS):  # a message may be on its way at the moment of a look
+            await asyncio.sleep(1)
+            is_idle = runner.delivery_count == count and leases.held_count < settings.concurrency
+            if not is_idle or not await _jobs_wait(publisher):
+                break
+        else:
+            raise RuntimeError("jobs wait, and the broker delivers none")
+
+
+async def _jobs_wait(publisher: Publisher) -> bool:
+    try:
+        return await publisher.queue_length(JOBS) > 0
+    except BrokerUnavailableError:
+        return False
+
+
+async def _stop_taking(consumer: RabbitBroker) -> None:
+    """Take no more deliveries. FastStream does so only after it waited for those that run, and drops what comes."""
+    for subscriber in consumer.subscribers:
+        queue, tag = subscriber._queue_obj, subscriber._consumer_tag  # type: ignore[attr-defined]  # noqa: SLF001
+        if queue is None or tag is None:
+            continue
+        subscriber._consumer_tag = None  # type: ignore[attr-defined]  # noqa: SLF001
+        with suppress(AMQPError, OSError, TimeoutError, RuntimeError):  # without a connection nothing comes anyway
+            await asyncio.wait_for(queue.cancel(tag), 2)
+
+
+async def _finish_or_stop(process: _Process, grace_seconds: float) -> None:
+    """Give what runs `grace_seconds` to end, then stop it, so that another worker goes on at once."""
+    process.runner.drain()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(process.leases.none_held(), grace_seconds)
+    process.leases.stop_all(StopReason.SHUTDOWN)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(process.leases.none_held(), _SETTLE_SECONDS)
+
+
+def _word(*, is_up: bool) -> str:
+    return "ok" if is_up else "down"
+
+
+def _json(status: int, body: dict[str, Any]) -> AsgiResponse:
+    return AsgiResponse(msgspec.json.encode(body), status, {"Content-Type": "application/json"})

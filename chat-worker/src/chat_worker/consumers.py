@@ -1,0 +1,52 @@
+"""What becomes of a delivery of `chat.jobs`: decoded, run, and settled once, here and nowhere else."""
+
+from typing import Annotated, Any
+
+from aiormq.exceptions import AMQPError
+from faststream import Context
+from faststream.rabbit.annotations import RabbitMessage
+
+from chat_worker.runner import Runner, Verdict
+from shared.contracts import JobReady, decode
+from shared.errors import InvalidInputError
+from shared.observability import get_logger
+
+log = get_logger()
+
+
+async def undecoded(message: Any) -> Any:
+    """For FastStream, whose own decoding of a bad body would leave the delivery unsettled for ever."""
+    return message.body
+
+
+async def take_delivery(message: RabbitMessage, runner: Annotated[Runner, Context("runner")]) -> None:
+    """Run the job that the delivery names.
+
+    Cancelled (the channel was lost, or the process stops), it settles nothing: the broker delivers again.
+    """
+    try:
+        ready = _job_ready(message.body)
+        verdict = await runner.run(ready, is_redelivery=bool(message.raw_message.redelivered))
+    except InvalidInputError as error:
+        log.error("job_message_invalid", cause=error.message, byte_count=len(message.body))  # noqa: TRY400 - no bug here
+        await _settle(message.reject(requeue=False))
+    except Exception:  # a bug; the broker's fuse ends what never gets further
+        log.exception("delivery_crashed")
+        await _settle(message.nack(requeue=True))
+    else:
+        await _settle(message.ack() if verdict is Verdict.SETTLED else message.nack(requeue=True))
+
+
+def _job_ready(body: bytes) -> JobReady:
+    message = decode(body)
+    if not isinstance(message, JobReady):
+        raise InvalidInputError("bad_message", f"{type(message).__name__} is not for this queue")
+    return message
+
+
+async def _settle(answer: Any) -> None:
+    try:
+        await answer
+    except (AMQPError, RuntimeError) as error:
+        # The channel is gone and the delivery comes again; the claim decides then, so nothing depends on this.
+        log.warning("delivery_not_settled", cause=type(error).__name__)

@@ -1,0 +1,116 @@
+"""What one attempt tells the world: the events of its response, built, numbered and handed over in order.
+
+Items that an earlier attempt told whole are not told again. Their records come first in the ledger and their events
+after, in one order, so what the journal holds whole is always a first part of what the ledger holds.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Literal, TypeAlias
+
+from chat_worker.agent.values import ToolCall, ToolResult, Usage
+from chat_worker.history import tool_error_to_wire
+from chat_worker.ledger import FinishedCall, RecordedStep
+from chat_worker.outgoing import Lane
+from shared import events
+from shared.events import Event, Failure, ResponseEvents
+from shared.ids import Prefix, new_wire_id
+from shared.states import JobStatus
+
+_Item: TypeAlias = Callable[[], list[Event]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a job ends.
+
+    `is_whole`: text that is open then is all there was to say, not a part. `closing_text` is said as a message of its
+    own, after whatever is open was cut.
+    """
+
+    status: JobStatus
+    failure: Failure | None = None
+    incomplete_reason: Literal["max_output_tokens", "content_filter"] | None = None
+    is_whole: bool = False
+    closing_text: str | None = None
+
+
+class AttemptJournal:
+    """The events of one attempt, on their way through its lane. Methods named `tell` and `end` hand over."""
+
+    def __init__(self, response: ResponseEvents, lane: Lane, *, accepted_event_count: int) -> None:
+        self.lane = lane
+        self._response = response
+        self._is_begun = response.next_seq > accepted_event_count
+        self._is_silent = True
+        self._has_open_call = False
+
+    async def tell_begin(self, steps: Sequence[RecordedStep]) -> None:
+        """Tell that the job runs, if that was never told, and what is recorded in `steps` but was not told whole."""
+        if not self._is_begun:
+            await self.lane.put([self._response.in_progress()])
+        items = list(self._items_of(steps))
+        for item in items[len(self._response.output) :]:
+            await self.lane.put(item())
+
+    async def tell_text(self, text: str) -> None:
+        """The attempt's first text leaves at once: somebody waits for a sign of life."""
+        is_first, self._is_silent = self._is_silent, False
+        await self.lane.put(self._response.text(text), urgent=is_first)
+
+    async def tell_abandon(self) -> None:
+        """Close what is open, as this attempt will not finish it."""
+        await self.lane.put(self._response.abandon(), urgent=True)
+
+    async def end(self, ended: Ended, usage: Usage) -> None:
+        """Close what is open and end the response: all or nothing of it will be stored."""
+        told: list[Event] = []
+        if ended.closing_text is not None:
+            told += self._response.abandon() if self._has_open_call else self._response.close_message("incomplete")
+            told += self._response.text(ended.closing_text)
+        if ended.is_whole:
+            told += self._response.close_message()
+        told += self._response.end(
+            ended.status,
+            ended_at=datetime.now(UTC),
+            usage=_known(usage),
+            failure=ended.failure,
+            incomplete_reason=ended.incomplete_reason,
+        )
+        await self.lane.put(told, urgent=True, ended_as=ended.status)
+
+    def close_message(self) -> list[Event]:
+        return self._response.close_message()
+
+    def open_call(self, call: ToolCall, server_label: str) -> list[Event]:
+        self._has_open_call = True
+        item_id = new_wire_id(Prefix.MCP_CALL)
+        return self._response.open_mcp_call(item_id, server_label, call.name, call.arguments)
+
+    def close_call(self, result: ToolResult) -> list[Event]:
+        self._has_open_call = False
+        error = None if result.error is None else tool_error_to_wire(result.error)
+        return self._response.close_mcp_call(result.output, error)
+
+    def _items_of(self, steps: Sequence[RecordedStep]) -> Iterator[_Item]:
+        """The items that the recorded steps make, in the order in which they are told."""
+        for step in steps:
+            if step.round.text:
+                yield partial(self._message, step.round.text)
+            for index, finished in sorted(step.finished.items()):
+                yield partial(self._call, step.round.calls[index], finished)
+
+    def _message(self, text: str) -> list[Event]:
+        return [*self._response.text(text), *self._response.close_message()]
+
+    def _call(self, call: ToolCall, finished: FinishedCall) -> list[Event]:
+        return [*self.open_call(call, finished.server_label), *self.close_call(finished.result)]
+
+
+def _known(usage: Usage) -> events.Usage | None:
+    """The usage as the wire has it: null where no endpoint said anything."""
+    if usage == Usage():
+        return None
+    return events.Usage(usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens)
