@@ -6,14 +6,14 @@ from contextlib import AsyncExitStack
 import httpx2
 import pytest
 from fastapi import FastAPI
-from tests.support.stack import JWT_SECRET, token_of
-from tests.support.turns import Turns
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from shared.db import Database
 from shared.ids import uuid7
 from shared.settings import Profile
+from tests.support.stack import JWT_SECRET, token_of
+from tests.support.turns import Turns
 
 NO_BROKER = "amqp://guest:guest@127.0.0.1:1/"
 

@@ -7,11 +7,11 @@ import time
 import httpx2
 import jwt
 import pytest
-from tests.gateway.conftest import Caller
-from tests.support.stack import JWT_SECRET, token_of
 
 from gateway.settings import GatewaySettings
 from shared.settings import Profile
+from tests.gateway.conftest import Caller
+from tests.support.stack import JWT_SECRET, token_of
 
 ADDRESSES = ["/api/conversations", "/api/v1/conversations", "/v1/conversations", "/v1/models"]
 
@@ -90,8 +90,15 @@ async def test_a_token_in_the_address_is_no_credential(stranger: Caller) -> None
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "tasks"), ("POST", "tasks"), ("GET", "tasks/x"), ("PUT", "tasks/x"), ("DELETE", "tasks/x")]
-    + [("PATCH", "tasks/x/complete"), ("POST", "chat")],
+    [
+        ("GET", "tasks"),
+        ("POST", "tasks"),
+        ("GET", "tasks/x"),
+        ("PUT", "tasks/x"),
+        ("DELETE", "tasks/x"),
+        ("PATCH", "tasks/x/complete"),
+        ("POST", "chat"),
+    ],
 )
 async def test_the_path_must_name_the_user_of_the_token(ada: Caller, bob: Caller, method: str, path: str) -> None:
     answer = await ada.request(method, f"/api/{bob.user_id}/{path}", json={"title": "x", "message": "x"})

@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.gateway.conftest import Caller
 
 from gateway.limits import JSON_DEPTH_MAX, StreamSlots, checked_message, decode_json
 from shared.errors import InvalidInputError, LimitExceededError
+from tests.gateway.conftest import Caller
 
 LIMIT = 256 * 1_024
 

@@ -42,7 +42,8 @@ def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None)
     app.include_router(responses.router)
     app.include_router(v1_conversations.router)
     app.include_router(models.router)
-    for prefix in ("/api", "/api/v1"):
+    # The longer prefix first, or `/api/{user_id}/chat` would take `v1` for a user.
+    for prefix in ("/api/v1", "/api"):
         for noun in (chat, conversations, tasks):
             app.include_router(noun.router, prefix=prefix, include_in_schema=prefix == "/api")
     return app

@@ -38,8 +38,11 @@ class _JsonRequest(Request):
 
     def __init__(self, request: Request, body: bytes, value: Any) -> None:
         super().__init__(request.scope, request.receive)
-        self._body = body
+        self._read = body
         self._value = value
+
+    async def body(self) -> bytes:
+        return self._read
 
     async def json(self) -> Any:
         return self._value

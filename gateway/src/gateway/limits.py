@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
-from fastapi import Query
+from fastapi import Depends, Query
 from pydantic import Field, StringConstraints
 from starlette.requests import Request
 
@@ -17,6 +18,7 @@ METADATA_PAIRS_MAX = 16
 METADATA_KEY_CHARS_MAX = 64
 METADATA_VALUE_CHARS_MAX = 512
 TITLE_CHARS_MAX = 200
+PAGE_LENGTH_DEFAULT = 20
 PAGE_LENGTH_MAX = 100
 OFFSET_MAX = 1_000_000
 JSON_DEPTH_MAX = 64
@@ -34,10 +36,18 @@ Title: TypeAlias = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=TITLE_CHARS_MAX),
     Field(examples=["Groceries"]),
 ]
-PageLength: TypeAlias = Annotated[
-    int, Query(alias="limit", ge=1, le=PAGE_LENGTH_MAX, description="Length of the page.")
-]
-Offset: TypeAlias = Annotated[int, Query(ge=0, le=OFFSET_MAX, description="How many to skip.")]
+PageLength: TypeAlias = Annotated[int, Query(ge=1, le=PAGE_LENGTH_MAX, description="Length of the page.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which part of a list: `limit` entries after the first `offset`."""
+
+    limit: PageLength = PAGE_LENGTH_DEFAULT
+    offset: Annotated[int, Query(ge=0, le=OFFSET_MAX, description="How many to skip.")] = 0
+
+
+PageWanted: TypeAlias = Annotated[Page, Depends(Page)]
 
 
 async def read_body(request: Request, bytes_max: int) -> bytes:

@@ -1,8 +1,8 @@
 """Errors → HTTP: the only place that knows status codes, and both renderings of an error.
 
-    /v1      {"error": {"message", "type", "param", "code"}}                                  as OpenAI's clients know it
-    others   {"status": "error", "data": null, "error": {"error_code", "error_message",
-              "status_code", "details", "request_id"}}
+    /v1      {"error": {"message", "type", "param", "code"}}, as OpenAI's clients know it
+    others   {"status": "error", "data": null, "error": {"error_code", "error_message", "status_code", "details",
+              "request_id"}}
 
 An unknown error is answered by `RequestContext`, which sees every request first and last.
 """
@@ -12,10 +12,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
@@ -58,10 +60,32 @@ _HEADERS: dict[int, dict[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"www-authenticate": "Bearer"},
     # OpenAI's clients send a 409 twice more unless they are told not to.
     HTTPStatus.CONFLICT: {"x-should-retry": "false"},
+    # The same message would be said a second time.
+    HTTPStatus.BAD_GATEWAY: {"x-should-retry": "false"},
     # The rest of the body is not read, so the connection cannot serve another request.
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: {"connection": "close"},
 }
 _RETRY_AFTER_SECONDS = 2.0
+
+_API_EXAMPLE: JsonDict = {
+    "status": "error",
+    "data": None,
+    "error": {
+        "error_code": "message_too_long",
+        "error_message": "The message has 5001 characters; at most 5000 are allowed.",
+        "status_code": 400,
+        "details": {"field": "message"},
+        "request_id": "req_0199c3f2a4d87b3f8e5d2c1b0a998877",
+    },
+}
+_OPENAI_EXAMPLE: JsonDict = {
+    "error": {
+        "message": "No such conversation.",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "not_found",
+    }
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +131,7 @@ def render(scope: Scope, problem: Problem, headers: Mapping[str, str] | None = N
     own = dict(_HEADERS.get(problem.status, {}))
     if problem.retry_after_seconds is not None:
         own["retry-after"] = str(max(1, math.ceil(problem.retry_after_seconds)))
-    return JSONResponse(body, problem.status, headers={**(headers or {}), **own})
+    return JSONResponse(body, int(problem.status), headers={**(headers or {}), **own})
 
 
 def _for_openai(problem: Problem) -> dict[str, Any]:
@@ -134,6 +158,55 @@ def _for_api(problem: Problem, request_id: str) -> dict[str, Any]:
     }
 
 
+class _ApiErrorFacts(BaseModel):
+    error_code: str
+    error_message: str
+    status_code: int
+    details: dict[str, Any] | None
+    request_id: str
+
+
+class ApiError(BaseModel):
+    """An error under `/api`. `error_code` is stable; `error_message` is fit to show."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_API_EXAMPLE]})
+
+    status: Literal["error"]
+    data: None
+    error: _ApiErrorFacts
+
+
+class _OpenAIErrorFacts(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(BaseModel):
+    """An error under `/v1`, as OpenAI's clients know it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_OPENAI_EXAMPLE]})
+
+    error: _OpenAIErrorFacts
+
+
+def _documented(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    meanings: dict[int | str, str] = {
+        400: "The request is malformed; the message names the field and its limit.",
+        401: "No valid access token.",
+        404: "No such thing, or not yours.",
+        503: "Something we need is failing: try again after `Retry-After` seconds.",
+        "default": "Any other error.",
+    }
+    return {status: {"model": model, "description": meaning} for status, meaning in meanings.items()}
+
+
+# For `APIRouter(responses=…)`.
+API_ERRORS = _documented(ApiError)
+V1_ERRORS = _documented(OpenAIError)
+
+
 def install_problems(app: FastAPI) -> None:
     """Let `app` answer every error in our form, and carry a request id."""
     app.add_exception_handler(errors.ParleyError, _answer_parley_error)
@@ -152,16 +225,21 @@ async def _answer_parley_error(request: Request, error: Exception) -> JSONRespon
 
 async def _answer_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = [{"field": _field_of(fault["loc"]), "message": fault["msg"]} for fault in error.errors()]
+    faults = [_fault(fault) for fault in error.errors()]
     first = faults[0]
     problem = Problem(
         status=HTTPStatus.BAD_REQUEST,
         code="invalid_input",
-        message=f"'{first['field']}': {first['message']}" if first["field"] else str(first["message"]),
-        param=first["field"] or None,
+        message=f"{first['field']}: {first['message']}",
+        param=first["field"],
         details={"fields": faults} if len(faults) > 1 else None,
     )
     return render(request.scope, problem)
+
+
+def _fault(fault: dict[str, Any]) -> dict[str, str]:
+    message = fault["msg"].removeprefix("Value error, ")
+    return {"field": _field_of(fault["loc"]) or "body", "message": message[:1].lower() + message[1:]}
 
 
 def _field_of(location: tuple[int | str, ...]) -> str:

@@ -1,0 +1,65 @@
+"""`/health`: for whoever starts, watches and replaces this process. No token is needed."""
+
+import asyncio
+from http import HTTPStatus
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict
+
+from gateway.deps import CurrentServices
+from shared.db import Database
+from shared.errors import DatabaseUnavailableError
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+_PING_SECONDS = 3.0  # less than a probe waits
+
+
+class Liveness(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Dependencies(BaseModel):
+    postgres: Literal["up", "down"]
+    rabbitmq: Literal["up", "down"]
+
+
+class Readiness(BaseModel):
+    """`degraded`: messages are accepted, and answered when RabbitMQ is back."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "ok", "dependencies": {"postgres": "up", "rabbitmq": "up"}}]}
+    )
+
+    status: Literal["ok", "degraded", "unavailable"]
+    dependencies: Dependencies
+
+
+@router.get("/live", summary="Does the process run?")
+async def live() -> Liveness:
+    return Liveness()
+
+
+@router.get(
+    "/ready", summary="Can it serve?", responses={503: {"model": Readiness, "description": "Postgres is away."}}
+)
+async def ready(services: CurrentServices, response: Response) -> Readiness:
+    """503 without Postgres. Without RabbitMQ it is ready: accepted messages wait in Postgres."""
+    has_postgres, has_rabbitmq = await _answers(services.database), services.publisher.is_up
+    if not has_postgres:
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    reachable = "ok" if has_rabbitmq else "degraded"
+    return Readiness(
+        status=reachable if has_postgres else "unavailable",
+        dependencies=Dependencies(postgres="up" if has_postgres else "down", rabbitmq="up" if has_rabbitmq else "down"),
+    )
+
+
+async def _answers(database: Database) -> bool:
+    try:
+        async with asyncio.timeout(_PING_SECONDS):
+            await database.ping()
+    except (DatabaseUnavailableError, TimeoutError):
+        return False
+    return True
