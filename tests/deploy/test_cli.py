@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jwt
 import pytest
+
 from deploy.local.places import Places
 
 ROOT = Path(__file__).resolve().parents[2]

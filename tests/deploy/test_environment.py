@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from deploy.local import credentials, environment
 from deploy.local.terminal import Failure
 

@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from deploy.local import ports
 from deploy.local.terminal import Failure
 

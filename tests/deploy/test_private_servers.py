@@ -3,6 +3,7 @@
 import subprocess
 
 import asyncpg
+
 from deploy.local.rabbitmq import PrivateRabbit, answers_amqp
 from tests.support.services import private_postgres, private_rabbit
 
