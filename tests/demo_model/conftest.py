@@ -9,10 +9,10 @@ import httpx2
 import pytest
 import uvicorn
 from openai import AsyncOpenAI
-from tests.demo_model.chats import TODAY
 
 from demo_model.app import create_app
 from demo_model.settings import Settings
+from tests.demo_model.chats import TODAY
 
 STOP_SECONDS_MAX = 10
 

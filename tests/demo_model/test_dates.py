@@ -3,9 +3,9 @@
 from datetime import date
 
 import pytest
-from tests.demo_model.chats import TODAY
 
 from demo_model import dates
+from tests.demo_model.chats import TODAY
 
 
 @pytest.mark.parametrize(

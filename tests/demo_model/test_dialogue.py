@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from tests.demo_model.chats import TODAY, Chat, the_tools
 
 from demo_model import phrases
 from demo_model.dialogue import LISTED_AGO_MAX, Call, Calls, Say, next_move
 from demo_model.wire import Function, Message, ToolCall
+from tests.demo_model.chats import TODAY, Chat, the_tools
 
 
 def test_a_list_from_an_earlier_turn_is_not_read_again() -> None:

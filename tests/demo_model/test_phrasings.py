@@ -8,6 +8,7 @@ The list holds the tasks of `ON_THE_LIST` in this order, unread: the day is Wedn
 from typing import Any
 
 import pytest
+
 from tests.demo_model.chats import Chat
 
 ON_THE_LIST = ("buy milk", "call mom", "finish the quarterly report", "book dentist appointment", "pay rent")

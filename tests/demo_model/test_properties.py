@@ -4,7 +4,6 @@ from datetime import date
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.demo_model.chats import TODAY, the_tools
 
 from demo_model import dates
 from demo_model.completions import limited, pieces_of, text_reply
@@ -12,6 +11,7 @@ from demo_model.dialogue import Calls, next_move
 from demo_model.grammar import understand
 from demo_model.wire import Function, Message, ToolCall
 from demo_model.words import one_slip_apart
+from tests.demo_model.chats import TODAY, the_tools
 
 _WORDS = st.sampled_from(
     [

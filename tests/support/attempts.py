@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 import msgspec
-from tests.support.turns import Turns
 
 from chat_worker.agent.loop import TurnLimits
 from chat_worker.agent.prompt import PromptLimits
@@ -33,6 +32,7 @@ from shared.db import Database
 from shared.errors import BrokerUnavailableError
 from shared.events import ResponseEvents, response_of, type_of
 from shared.ids import uuid7
+from tests.support.turns import Turns
 
 USER = "user-1"
 ADD_TASK = Tool("tasks", "add_task", "Add a task.", {"type": "object"}, idempotent=True)

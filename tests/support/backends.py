@@ -9,11 +9,11 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 import httpx2
-from deploy.local.credentials import role_password
-from tests.support.services import private_rabbit
 
+from deploy.local.credentials import role_password
 from shared.db.migrate import ROLES, migrate
 from shared.ids import uuid7
+from tests.support.services import private_rabbit
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx2
+
 from tests.support.stack import token_of
 from tests.support.waiting import wait_until
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
+
 from deploy.local.ports import LOOPBACK, free_ports
+from shared.tokens import mint_token
 from tests.support.backends import Backends
 from tests.support.waiting import wait_until
-
-from shared.tokens import mint_token
 
 JWT_SECRET = secrets.token_hex(32)
 _MODULES = {

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+
 from tests.support.backends import Backends
 from tests.support.client import Client
 from tests.support.stack import Stack, running_stack

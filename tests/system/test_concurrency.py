@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 
 import httpx2
-from tests.support.client import Client, text_of
 
 from shared.ids import uuid7
+from tests.support.client import Client, text_of
 
 ClientOf = Callable[..., Client]
 _MANY = 100

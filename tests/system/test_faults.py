@@ -7,11 +7,11 @@ from pathlib import Path
 import asyncpg
 import httpx2
 import pytest
+
+from shared.ids import Prefix, from_wire, uuid7
 from tests.support.backends import Backends, new_backends
 from tests.support.client import Client, JsonObject, is_terminal, text_of
 from tests.support.stack import Stack, running_stack
-
-from shared.ids import Prefix, from_wire, uuid7
 
 ClientOf = Callable[..., Client]
 

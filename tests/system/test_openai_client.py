@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import openai
 import pytest
 from openai import AsyncOpenAI
-from tests.support.stack import Stack, token_of
 
 from shared.ids import uuid7
+from tests.support.stack import Stack, token_of
 
 
 @pytest.fixture

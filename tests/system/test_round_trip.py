@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import asyncpg
 import httpx2
-from tests.support.backends import Backends
-from tests.support.client import Client, text_of
 
 from shared.ids import uuid7
+from tests.support.backends import Backends
+from tests.support.client import Client, text_of
 
 ClientOf = Callable[..., Client]
 

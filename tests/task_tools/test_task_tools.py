@@ -17,14 +17,14 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, RequestParamsMeta, TextContent
 from pydantic import SecretStr
-from tests.support.asgi import served
-from tests.support.tcp import proxied
 
 from shared.ids import uuid7
 from shared.tokens import TASK_TOOLS_AUDIENCE, TOOL_TOKEN_ISSUER, mint_token, mint_tool_token
 from task_tools.app import create_app
 from task_tools.idempotency import META_KEY
 from task_tools.settings import TaskToolsSettings
+from tests.support.asgi import served
+from tests.support.tcp import proxied
 
 SECRET = "s" * 32
 UNKNOWN_ID = "task_" + "0" * 32

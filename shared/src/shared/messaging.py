@@ -135,7 +135,10 @@ class Link:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        # The client library turns a cancellation while it connects into an error of its own; the task remembers it.
+        while not task.cancelling():
             try:
                 await self._run_once()
             except _FAILURES as error:

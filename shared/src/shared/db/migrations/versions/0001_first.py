@@ -46,6 +46,10 @@ comment on column conversations.head_job_id is 'the turn accepted last: parent o
 create index conversations_by_user on conversations (user_id, updated_at desc, id)
 
 
+-- What maintenance looks through: few of many.
+create index conversations_active on conversations (active_job_id) where active_job_id is not null
+
+
 create table jobs (
     id                  uuid primary key,
     conversation_id     uuid not null references conversations on delete cascade,
@@ -96,6 +100,9 @@ create unique index jobs_idempotency on jobs (user_id, idempotency_key) where id
 
 
 create index jobs_open on jobs (status, available_at) where status in ('queued', 'in_progress')
+
+
+create index jobs_open_by_user on jobs (user_id) where status in ('queued', 'in_progress')
 
 
 create index jobs_parent on jobs (parent_job_id)
