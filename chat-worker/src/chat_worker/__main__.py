@@ -8,6 +8,7 @@ import uvicorn
 from chat_worker.app import create_app
 from chat_worker.settings import ChatWorkerSettings
 from shared.observability import configure_logging
+from shared.settings import settings_or_exit
 
 
 class _Server(uvicorn.Server):
@@ -18,7 +19,7 @@ class _Server(uvicorn.Server):
 
 
 def main() -> None:
-    settings = ChatWorkerSettings()
+    settings = settings_or_exit(ChatWorkerSettings, "chat-worker")
     configure_logging("chat-worker", settings)
     config = uvicorn.Config(
         create_app(settings),

@@ -9,6 +9,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from shared.observability import configure_logging
+from shared.settings import settings_or_exit
 
 
 class _Server(uvicorn.Server):
@@ -28,7 +29,7 @@ class _Server(uvicorn.Server):
 
 
 def main() -> None:
-    settings = GatewaySettings()
+    settings = settings_or_exit(GatewaySettings, "gateway")
     configure_logging("gateway", settings)
     stopping = asyncio.Event()
     config = uvicorn.Config(

@@ -5,10 +5,11 @@ import uvicorn
 from persistence.app import create_app
 from persistence.settings import PersistenceSettings
 from shared.observability import configure_logging
+from shared.settings import settings_or_exit
 
 
 def main() -> None:
-    settings = PersistenceSettings()
+    settings = settings_or_exit(PersistenceSettings, "persistence")
     configure_logging("persistence", settings)
     uvicorn.run(
         create_app(settings),

@@ -22,6 +22,7 @@ from uuid import UUID
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.connection import make_url
 from aiormq.abc import DeliveredMessage
 from aiormq.exceptions import AMQPError
 from faststream.rabbit import QueueType, RabbitQueue
@@ -147,10 +148,11 @@ class Link:
 
     async def _run_once(self) -> None:
         lost = asyncio.Event()
-        connection = await aio_pika.connect(
-            self._url, timeout=5, client_properties={"connection_name": f"parley {self._name}"}
-        )
+        name = f"parley {self._name}"
+        connection = aio_pika.Connection(make_url(self._url), client_properties={"connection_name": name})
+        # Closed even if it never opened: it would do that by itself when it is collected, outside of any event loop.
         try:
+            await connection.connect(timeout=5)
             connection.close_callbacks.add(lambda *_: lost.set())
             async with asyncio.timeout(30):
                 channel = await connection.channel(publisher_confirms=False)

@@ -11,6 +11,9 @@ import structlog
 
 from shared.settings import LogFormat, ServiceSettings
 
+# They write a traceback for every lost connection, which `shared.messaging` tells in a line, or quote what they read.
+_TALKATIVE = ("aio_pika", "aiormq", "mcp")
+
 
 class Logger(Protocol):
     def debug(self, event: str, **fields: Any) -> None: ...
@@ -54,6 +57,8 @@ def configure_logging(service: str, settings: ServiceSettings) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     structlog.contextvars.bind_contextvars(service=service)
 
 

@@ -3,12 +3,13 @@
 import uvicorn
 
 from shared.observability import configure_logging
+from shared.settings import settings_or_exit
 from task_tools.app import create_app
 from task_tools.settings import TaskToolsSettings
 
 
 def main() -> None:
-    settings = TaskToolsSettings()
+    settings = settings_or_exit(TaskToolsSettings, "task-tools")
     configure_logging("task-tools", settings)
     uvicorn.run(
         create_app(settings),

@@ -10,13 +10,13 @@ from urllib.parse import unquote, urlsplit
 
 from alembic import command
 from alembic.config import Config
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from shared.observability import configure_logging, get_logger
-from shared.settings import ServiceSettings, well_known
+from shared.settings import ServiceSettings, settings_or_exit, well_known
 
 log = get_logger()
 
@@ -89,11 +89,7 @@ def _for_sqlalchemy(url: str) -> str:
 
 
 def main() -> None:
-    try:
-        settings = MigrateSettings()
-    except ValidationError as error:
-        names = ", ".join(str(problem["loc"][0]) for problem in error.errors())
-        sys.exit(f"migrate: set {names}")
+    settings = settings_or_exit(MigrateSettings, "migrate")
     configure_logging("migrate", settings)
     try:
         asyncio.run(migrate(settings.database_url.get_secret_value(), settings.service_urls))
