@@ -104,10 +104,8 @@ def test_text_that_postgres_cannot_store_is_found_wherever_it_hides() -> None:
 def test_a_user_may_hold_so_many_streams_and_no_more() -> None:
     slots = StreamSlots(per_user_max=2)
 
-    with slots.slot("ada"), slots.slot("ada"):
-        with slots.slot("bob"):
-            pass
+    with slots.held("ada"), slots.held("ada"):
+        slots.check("bob")
         with pytest.raises(LimitExceededError):
-            slots.take("ada")
-    with slots.slot("ada"):
-        pass
+            slots.check("ada")
+    slots.check("ada")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -309,7 +310,7 @@ async def test_the_openapi_document_describes_our_errors_and_not_fastapis(ada: C
 
 
 async def test_documents_are_shown_in_the_local_profile_only() -> None:
-    settings = {"database_url": "postgresql://x", "jwt_secret": JWT_SECRET}
+    settings: dict[str, Any] = {"database_url": "postgresql://x", "jwt_secret": JWT_SECRET}
     production = GatewaySettings(profile=Profile.PRODUCTION, **settings)
     opted_in = GatewaySettings(profile=Profile.PRODUCTION, docs_enabled=True, **settings)
 

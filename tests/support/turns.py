@@ -55,12 +55,13 @@ class Turns:
             """
             insert into tool_calls (id, conversation_id, job_id, user_id, turn, ordinal, call_id, server_label,
                                     tool_name, parameters, result, error, status)
-            select $1, conversation_id, id, user_id, turn, $3, 'call_' || $3::text, 'tasks', $4, $5, $6, $7, $8
+            select $1, conversation_id, id, user_id, turn, $3, $4, 'tasks', $5, $6, $7, $8, $9
             from jobs where id = $2
             """,
             uuid7(),
             accepted.job_id,
             ordinal,
+            f"call_{ordinal}",
             call.name,
             call.parameters,
             call.result,

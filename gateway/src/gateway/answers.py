@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from uuid import UUID
 
 from gateway.dispatch import Dispatcher
+from gateway.limits import StreamSlots
 from gateway.live import Live
 from gateway.settings import GatewaySettings
 from gateway.stream import BEFORE_FIRST, EventStream, Follower, Journal, StreamLimits
@@ -32,6 +33,11 @@ class Answers:
         self._live = live
         self._settings = settings
         self._stopping = stopping
+        self._slots = StreamSlots(settings.streams_per_user_max)
+
+    def check_stream_room(self, user_id: str) -> None:
+        """Raises LimitExceededError where the user has as many open streams as allowed; ask before storing anything."""
+        self._slots.check(user_id)
 
     def start(self, accepted: Accepted) -> None:
         """Let the job run now, if its turn has come. A repeated submission was started by the first one."""
@@ -58,11 +64,13 @@ class Answers:
     def stream_new(self, accepted: Accepted) -> EventStream:
         """The stream of a turn that was just accepted, from its first event."""
         follower = self._follower(accepted.user_id, accepted.job_id)
-        return self._stream(follower.follow(BEFORE_FIRST, accepted.events, lambda: self.start(accepted)))
+        return self._stream(
+            accepted.user_id, follower.follow(BEFORE_FIRST, accepted.events, lambda: self.start(accepted))
+        )
 
     def stream(self, user_id: str, job_id: UUID, starting_after: int | None) -> EventStream:
         cursor = BEFORE_FIRST if starting_after is None else starting_after
-        return self._stream(self._follower(user_id, job_id).follow(cursor))
+        return self._stream(user_id, self._follower(user_id, job_id).follow(cursor))
 
     async def response(self, user_id: str, job_id: UUID) -> JsonObject:
         """The Response object as it stands. Raises NotFoundError."""
@@ -121,9 +129,9 @@ class Answers:
         journal = Journal(self._database, user_id, job_id)
         return Follower(journal, self._live, heartbeat_seconds=self._settings.heartbeat_seconds)
 
-    def _stream(self, batches: AsyncGenerator[Sequence[Event], None]) -> EventStream:
+    def _stream(self, user_id: str, batches: AsyncGenerator[Sequence[Event], None]) -> EventStream:
         limits = StreamLimits(self._settings.send_timeout_seconds, self._settings.stream_seconds_max)
-        return EventStream(batches, self._stopping, limits)
+        return EventStream(batches, self._stopping, limits, self._slots.held(user_id))
 
 
 def _as_response(job: Row) -> JsonObject:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from gateway import openapi
 from gateway.answers import Answers
 from gateway.deps import Services
 from gateway.dispatch import Dispatcher
@@ -29,10 +30,9 @@ def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None)
             yield
 
     app = FastAPI(
-        title="Parley",
-        summary="An event-driven chat backend: messages in, resumable streams out.",
-        version="0.1.0",
+        **openapi.DOCUMENT,
         lifespan=lifespan,
+        redirect_slashes=False,
         docs_url="/docs" if settings.shows_docs else None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.shows_docs else None,

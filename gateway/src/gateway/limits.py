@@ -131,22 +131,19 @@ class StreamSlots:
         self._per_user_max = per_user_max
         self._open: Counter[str] = Counter()
 
-    @contextmanager
-    def slot(self, user_id: str) -> Iterator[None]:
-        """Hold one. Raises LimitExceededError (`too_many_streams`) where the user has as many as allowed."""
-        self.take(user_id)
-        try:
-            yield
-        finally:
-            self.give_back(user_id)
-
-    def take(self, user_id: str) -> None:
+    def check(self, user_id: str) -> None:
+        """Raises LimitExceededError (`too_many_streams`) where the user has as many as allowed."""
         if self._open[user_id] >= self._per_user_max:
             message = f"Too many open streams: at most {self._per_user_max} at a time."
             raise LimitExceededError("too_many_streams", message, retry_after_seconds=5)
-        self._open[user_id] += 1
 
-    def give_back(self, user_id: str) -> None:
-        self._open[user_id] -= 1
-        if not self._open[user_id]:
-            del self._open[user_id]
+    @contextmanager
+    def held(self, user_id: str) -> Iterator[None]:
+        """Count one stream. It was checked before anything was stored, so nothing is refused here."""
+        self._open[user_id] += 1
+        try:
+            yield
+        finally:
+            self._open[user_id] -= 1
+            if not self._open[user_id]:
+                del self._open[user_id]

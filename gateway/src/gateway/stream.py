@@ -7,7 +7,7 @@ No database session is held between two reads.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -170,14 +170,23 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, batches: AsyncGenerator[Sequence[Event], None], stopping: asyncio.Event, limits: StreamLimits
+        self,
+        batches: AsyncGenerator[Sequence[Event], None],
+        stopping: asyncio.Event,
+        limits: StreamLimits,
+        slot: AbstractContextManager[None],
     ) -> None:
         super().__init__()
         self._batches = batches
         self._stopping = stopping
         self._limits = limits
+        self._slot = slot
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        with self._slot:
+            await self._serve(receive, send)
+
+    async def _serve(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         pump = asyncio.create_task(self._pump(send))
         gone = asyncio.create_task(_disconnected(receive))

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gateway.deps import CurrentServices, CurrentUser, PathUser, Services
 from gateway.intake import UserRoute
 from gateway.limits import checked_message
-from gateway.problems import AnswerFailedError
+from gateway.problems import API_ERRORS, AnswerFailedError
 from gateway.queries import turn_messages
 from gateway.routes.responses import IDEMPOTENCY_KEY_CHARS_MAX, json_response, submission_of
 from gateway.turns import Accepted, InputMessage, Role, Turn, accept
@@ -20,7 +20,7 @@ from shared.events import JsonObject
 from shared.ids import Prefix, from_wire, to_wire
 from shared.states import JobStatus
 
-router = APIRouter(tags=["chat"], route_class=UserRoute)
+router = APIRouter(tags=["chat"], route_class=UserRoute, responses=API_ERRORS)
 
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:,|;|$)", re.IGNORECASE)
 _RESPOND_ASYNC = re.compile(r"(?:^|,)\s*respond-async\s*(?:,|;|$)", re.IGNORECASE)

@@ -14,6 +14,7 @@ from gateway.answers import Answers
 from gateway.deps import CurrentServices, CurrentUser, ResponseId
 from gateway.intake import UserRoute
 from gateway.limits import Metadata, checked_message
+from gateway.problems import V1_ERRORS
 from gateway.settings import GatewaySettings
 from gateway.turns import Accepted, InputMessage, Role, Submission, Turn, accept
 from shared.agents import AGENTS
@@ -21,7 +22,7 @@ from shared.errors import InvalidInputError, NotFoundError
 from shared.events import JsonObject
 from shared.ids import Prefix, from_wire
 
-router = APIRouter(prefix="/v1/responses", tags=["responses"], route_class=UserRoute)
+router = APIRouter(prefix="/v1/responses", tags=["responses"], route_class=UserRoute, responses=V1_ERRORS)
 
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 
@@ -116,6 +117,8 @@ async def create_response(
     After a 2xx the message is stored and will be answered, whatever happens to this connection.
     """
     _refuse_unsupported(body)
+    if body.stream:
+        services.answers.check_stream_room(user.id)
     settings = services.settings
     turn = Turn(
         user_id=user.id,
@@ -141,6 +144,7 @@ async def retrieve_response(
     """The Response object as it stands; with `stream=true` the events behind `starting_after`, then live ones."""
     response = await services.answers.response(user.id, job_id)
     if stream:
+        services.answers.check_stream_room(user.id)
         return services.answers.stream(user.id, job_id, starting_after)
     return json_response(response)
 
