@@ -15,6 +15,7 @@ from deploy.local.postgres import DATABASE, OWNER, owner_url
 from deploy.local.rabbitmq import USER, VHOST, answers_amqp
 from deploy.local.terminal import Failure, last_line, say
 
+_MARKER = ".container"  # an empty file postgres.container tells that Postgres once ran in a container
 _START_SECONDS = 300.0  # the image may have to be pulled first
 
 
@@ -25,12 +26,17 @@ def are_available() -> bool:
     return _docker("version", "--format", "{{.Server.Version}}").returncode == 0
 
 
+def end_leftovers(folder: Path) -> None:
+    """Stop the containers that servers of `folder` may still run in; their data stay."""
+    for marker in folder.glob(f"*{_MARKER}"):
+        _docker("rm", "--force", _container_name(marker.stem, folder))
+
+
 def remove(folder: Path) -> None:
-    """Remove containers and volumes of the servers that had `folder`; no error when there are none."""
-    if shutil.which("docker"):
-        for name in ("postgres", "rabbitmq"):
-            _docker("rm", "--force", _container_name(name, folder))
-            _docker("volume", "rm", "--force", _container_name(name, folder))
+    """Remove the containers of the servers of `folder`, with their data."""
+    end_leftovers(folder)
+    for marker in folder.glob(f"*{_MARKER}"):
+        _docker("volume", "rm", "--force", _container_name(marker.stem, folder))
 
 
 def server(name: str, folder: Path, ports: Mapping[str, int], password: str) -> "Container":
@@ -85,6 +91,8 @@ class Container:
 
     def start(self) -> None:
         """Start the container (a leftover one is replaced); returns when the server takes connections."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{self.name}{_MARKER}").touch()
         _docker("rm", "--force", self._own_name)
         say(self.name, f"starting {self.image} in Docker (pulled at the first time)")
         options = [f"--publish={LOOPBACK}:{ours}:{theirs}" for ours, theirs in self.published.items()]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _POLL_SECONDS = 0.05
+_programs: "set[subprocess.Popen[str]]" = set()  # what `run` runs now
 
 
 @dataclass(frozen=True)
@@ -134,19 +135,32 @@ def run(
     account: Account | None = None,
     text: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end with its output captured (stderr in stdout); `text` is its input."""
-    return subprocess.run(
+    """Run a program to its end with its output captured (stderr in stdout); `text` is its input.
+
+    From another thread, `interrupt_programs` makes it end early.
+    """
+    with subprocess.Popen(
         command,
         env=environment,
         cwd=directory,
-        input=text,
-        stdin=subprocess.DEVNULL if text is None else None,
+        stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        check=False,
         user=account.uid if account else None,
         group=account.gid if account else None,
         extra_groups=[] if account else None,
-    )
+    ) as program:
+        _programs.add(program)
+        try:
+            output, _ = program.communicate(text)
+        finally:
+            _programs.discard(program)
+    return subprocess.CompletedProcess(command, program.returncode, output)
+
+
+def interrupt_programs() -> None:
+    """End what `run` runs at this moment, in whatever thread: nobody waits for an unwanted download."""
+    for program in list(_programs):
+        program.terminate()

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.local import servers, toolchain
+from deploy.local import process, servers, toolchain
 from deploy.local.locks import waited_for
 from deploy.local.places import Places
 from deploy.local.servers import Server, Wanted
@@ -22,12 +22,22 @@ def everything(wanted: Wanted) -> Iterator[tuple[Server, Server]]:
 
     try:
         with waited_for(_lock(wanted.places), "setup"), ThreadPoolExecutor(max_workers=2) as pool:
-            for part in [pool.submit(toolchain.sync, wanted.places), pool.submit(start_servers)]:
-                part.result()
+            parts = [pool.submit(toolchain.sync, wanted.places), pool.submit(start_servers)]
+            try:
+                for part in parts:
+                    part.result()
+            except BaseException:  # whatever it is, an interrupt too: do not wait for what the other part still does
+                process.interrupt_programs()
+                _stop(started)
+                raise
         yield started[0]
     finally:
-        for server in (server for both in started for server in reversed(both)):
-            server.stop()
+        _stop(started)
+
+
+def _stop(started: list[tuple[Server, Server]]) -> None:
+    for server in (server for both in started for server in reversed(both)):
+        server.stop()
 
 
 def python_packages(places: Places) -> None:

@@ -22,12 +22,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from deploy.local import credentials, environment, locks, ports, process, setup
+from deploy.local import containers, credentials, environment, locks, ports, process, setup
 from deploy.local.places import Places
 from deploy.local.servers import PORT_NAMES, Server, Wanted
 from deploy.local.terminal import Failure, last_line, say
 
 _READY_SECONDS = 120.0
+_WATCH_SECONDS = 1.0
 _STOP_SECONDS = 90.0
 _HONCHO_STOP_SECONDS = 20.0
 _PROCESS_PORTS = (*environment.SERVICES, environment.DEMO_MODEL)
@@ -95,23 +96,33 @@ def up_detached(places: Places, port: int | None) -> int:
     """Start the stack in the background; returns 0 when it is ready. Raises Failure with the reason otherwise."""
     if locks.is_held(_lock(places)):
         return _already_up(places)
-    _make_room(places)
+    _make_folders(places)
     progress, reason = places.logs / "up.log", places.run / "failure"
     command = [sys.executable, "-m", "deploy.local", "up", "--quiet", *(["--port", str(port)] if port else [])]
     with progress.open("wb") as out, reason.open("wb") as err:
         supervisor = subprocess.Popen(
             command, cwd=places.root, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
         )
-    with progress.open() as written:
-        while supervisor.poll() is None:
-            _show(written.read())
-            found = state(places)
-            if found and found.phase == "ready" and found.pid == supervisor.pid:
+    try:
+        with progress.open() as written:
+            while supervisor.poll() is None and not _is_ready(places):
                 _show(written.read())
-                return 0
-            time.sleep(0.1)
-        _show(written.read())
+                time.sleep(0.1)
+            _show(written.read())
+    except KeyboardInterrupt:
+        supervisor.terminate()
+        supervisor.wait()
+        raise
+    if _is_ready(places):
+        return 0
+    if supervisor.returncode == 0:
+        raise Failure("the stack was stopped while it was starting")
     raise Failure(last_line(reason.read_text()).removeprefix("dev: "))
+
+
+def _is_ready(places: Places) -> bool:
+    found = state(places)
+    return found is not None and found.phase == "ready"
 
 
 def _show(text: str) -> None:
@@ -123,8 +134,8 @@ def _already_up(places: Places) -> int:
     """Wait until the other supervisor's stack is ready and name its address."""
     deadline = time.monotonic() + _READY_SECONDS
     while time.monotonic() < deadline and locks.is_held(_lock(places)):
-        found = state(places)
-        if found and found.phase == "ready":
+        if _is_ready(places):
+            found = running(places)
             say("stack", f"is already up at {found.url} (./dev down stops it)")
             return 0
         time.sleep(0.2)
@@ -155,13 +166,18 @@ def _run(places: Places, port: int | None, *, echo: bool) -> None:
 
 def _make_room(places: Places) -> None:
     """Make the folders, and end what a killed supervisor left running; its ports are free afterwards."""
-    for folder in (places.logs, places.run):
-        folder.mkdir(parents=True, exist_ok=True)
+    _make_folders(places)
     for record in sorted(places.run.glob("*.pid")):
         process.end_recorded(record)
     process.end_recorded(places.servers / "postgres.pid", signal.SIGINT)
     process.end_recorded(places.servers / "rabbitmq/rabbitmq.pid")
     process.end_recorded(places.servers / "rabbitmq/epmd.pid")
+    containers.end_leftovers(places.servers)
+
+
+def _make_folders(places: Places) -> None:
+    for folder in (places.logs, places.run):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _migrate(places: Places, variables: Mapping[str, str]) -> None:
@@ -244,13 +260,19 @@ class _Processes:
         """Stay until a process ends, which is a Failure; start a server that ended anew."""
         if echo:
             self._echo.set()
-        while self._honcho.poll() is None:
+        while not self._ends_within(_WATCH_SECONDS):
             for server in both:
                 if not server.is_running:
                     say(server.name, "ended; starting it again")
                     server.start()
-            time.sleep(0.5)
         raise self._failure()
+
+    def _ends_within(self, seconds: float) -> bool:
+        try:
+            self._honcho.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def _read(self) -> None:
         assert self._honcho.stdout

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.local import credentials, environment, locks, ports, process, setup
+from deploy.local import containers, credentials, environment, locks, ports, process, setup
 from deploy.local.places import Places
 from deploy.local.rabbitmq import PrivateRabbit
 from deploy.local.servers import PORT_NAMES, Wanted
@@ -54,4 +54,5 @@ def _clear(folder: Path) -> None:
     process.end_recorded(folder / "postgres.pid", signal.SIGQUIT)
     for record in folder.glob("rabbitmq/*.pid"):
         process.end_recorded(record, signal.SIGKILL)
+    containers.remove(folder)
     shutil.rmtree(folder, ignore_errors=True)

@@ -43,7 +43,7 @@ def _sync_from_mirror(uv: Path, places: Places, environment: Mapping[str, str]) 
     _run_uv(places, environment, [uv, *export, "--output-file", requirements])
     if not places.python.exists():
         _run_uv(places, environment, [uv, "venv", "--quiet", places.venv])
-    _run_uv(places, environment, [uv, "pip", "sync", "--require-hashes", requirements])
+    _run_uv(places, environment, [uv, "pip", "install", "--require-hashes", "-r", requirements])
     ours = sorted(path.parent for path in places.root.glob("*/pyproject.toml"))
     editable = [part for folder in ours for part in ("--editable", str(folder))]
     _run_uv(places, environment, [uv, "pip", "install", "--no-deps", *editable])
