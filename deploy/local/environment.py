@@ -86,6 +86,7 @@ def composed(  # noqa: PLR0913 - the parts are these
         "PARLEY_PROFILE": "local",
         "LOG_FORMAT": "console",
         "LOG_LEVEL": "info",
+        "DEMO_MODEL_DIRECTIVES": "1",
         "JWT_SECRET": secrets["JWT_SECRET"],
         "TOOL_TOKEN_SECRET": secrets["TOOL_TOKEN_SECRET"],
         "TASK_TOOLS_URL": f"http://{LOOPBACK}:{ports['task-tools']}/mcp",
@@ -134,6 +135,8 @@ def _model(user: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:
             "OPENAI_API_KEY": "demo",
             "MODEL": "demo",
         }
+    if not user.get("MODEL"):
+        raise Failure("OPENAI_API_KEY or OPENAI_BASE_URL is set, but not MODEL: set it to a model of that endpoint")
     return {"OPENAI_BASE_URL": _OPENAI_URL, "OPENAI_API_KEY": "unused"}  # local endpoints ask for no key
 
 

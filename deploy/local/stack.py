@@ -47,7 +47,7 @@ class State:
 
     pid: int
     url: str
-    phase: str  # "starting" or "ready"
+    phase: str  # "starting", "ready" or "stopping"
     ports: Mapping[str, int]
     processes: Sequence[str]
     servers: Mapping[str, str] = field(default_factory=dict)
@@ -134,8 +134,10 @@ def _already_up(places: Places) -> int:
     """Wait until the other supervisor's stack is ready and name its address."""
     deadline = time.monotonic() + _READY_SECONDS
     while time.monotonic() < deadline and locks.is_held(_lock(places)):
-        if _is_ready(places):
-            found = running(places)
+        found = state(places)
+        if found is not None and found.phase == "stopping":
+            raise Failure("the stack is just being stopped: try again in a moment")
+        if found is not None and found.phase == "ready":
             say("stack", f"is already up at {found.url} (./dev down stops it)")
             return 0
         time.sleep(0.2)
@@ -161,7 +163,10 @@ def _run(places: Places, port: int | None, *, echo: bool) -> None:
             processes.wait_until_ready(chosen)
             _write(places, replace(now, phase="ready", servers={each.name: each.description for each in both}))
             _greet(url, variables, user)
-            processes.watch(both, echo=echo)
+            try:
+                processes.watch(both, echo=echo)
+            finally:
+                _write(places, replace(now, phase="stopping"))
 
 
 def _make_room(places: Places) -> None:
@@ -195,7 +200,7 @@ def _greet(url: str, variables: Mapping[str, str], user: Mapping[str, str]) -> N
     curl = ["curl", "-sS", f"{url}/api/{_DEMO_USER}/chat"]
     curl += ["-H", f"Authorization: Bearer {token}", "-H", "Content-Type: application/json", "-d", body]
     if environment.brings_a_model(user):
-        model = f"{variables['OPENAI_BASE_URL']} ({variables.get('MODEL') or 'its default model'})"
+        model = f"{variables['OPENAI_BASE_URL']} ({variables['MODEL']})"
     else:
         model = "the built-in demo model (set OPENAI_API_KEY, OPENAI_BASE_URL, MODEL for a real one)"
     say("stack", f"is ready at {url}; answers come from {model}")

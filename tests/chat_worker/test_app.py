@@ -68,7 +68,7 @@ async def test_a_running_worker_is_ready(settings: ChatWorkerSettings) -> None:
         assert answer.json() == {
             "status": "ok",
             "dependencies": dict.fromkeys(
-                ["postgres", "rabbitmq_jobs", "rabbitmq_publisher", "rabbitmq_control"], "ok"
+                ["postgres", "rabbitmq_jobs", "rabbitmq_publisher", "rabbitmq_control"], "up"
             ),
         }
         assert (await http.get("/health/live")).status_code == httpx2.codes.OK

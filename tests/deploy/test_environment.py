@@ -80,8 +80,8 @@ def test_the_demo_model_answers_unless_the_user_brings_a_model() -> None:
 @pytest.mark.parametrize(
     ("user", "url"),
     [
-        ({"OPENAI_API_KEY": "sk-1"}, "https://api.openai.com/v1"),
-        ({"OPENAI_BASE_URL": "http://localhost:11434/v1"}, "http://localhost:11434/v1"),
+        ({"OPENAI_API_KEY": "sk-1", "MODEL": "m"}, "https://api.openai.com/v1"),
+        ({"OPENAI_BASE_URL": "http://localhost:11434/v1", "MODEL": "m"}, "http://localhost:11434/v1"),
     ],
 )
 def test_a_model_of_the_users_replaces_the_demo_model(user: dict[str, str], url: str) -> None:
@@ -90,6 +90,11 @@ def test_a_model_of_the_users_replaces_the_demo_model(user: dict[str, str], url:
     assert variables["OPENAI_BASE_URL"] == url
     assert variables["OPENAI_API_KEY"]
     assert "demo-model" not in environment.processes(user)
+
+
+def test_a_model_endpoint_without_a_model_is_refused() -> None:
+    with pytest.raises(Failure, match="MODEL"):
+        composed({"OPENAI_API_KEY": "sk-1"})
 
 
 def test_proxies_of_the_user_do_not_come_between_the_processes() -> None:

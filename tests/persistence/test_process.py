@@ -48,7 +48,7 @@ async def test_without_a_broker_the_process_lives_but_is_not_ready(database_urls
         process.terminate()
         await asyncio.wait_for(process.wait(), 15)
 
-    assert (status, body["dependencies"]) == (503, {"postgres": "ok", "rabbitmq": "down"})
+    assert (status, body["dependencies"]) == (503, {"postgres": "up", "rabbitmq": "down"})
 
 
 async def _answers(port: int, path: str, status: int) -> bool:

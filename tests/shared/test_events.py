@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shared.events import Event, Failure, ResponseEvents, Usage, is_terminal, response_of, type_of
 from shared.states import JobStatus
 
-RESPONSE = {"id": "resp_1", "object": "response", "status": "queued", "output": [], "usage": None}
+RESPONSE: dict[str, Any] = {"id": "resp_1", "object": "response", "status": "queued", "output": [], "usage": None}
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
 

@@ -387,7 +387,7 @@ async def test_health_needs_no_token(base_url: str) -> None:
         ready = await http.get(f"{base_url}/health/ready")
 
     assert live.json() == {"status": "ok"}
-    assert ready.json() == {"status": "ok", "dependencies": {"postgres": "ok"}}
+    assert ready.json() == {"status": "ok", "dependencies": {"postgres": "up"}}
 
 
 async def test_the_process_serves_and_ends_on_sigterm(database_urls: dict[str, str], unused_port: int) -> None:

@@ -101,7 +101,7 @@ def create_app(settings: ChatWorkerSettings) -> AsgiFastStream:
     @get(include_in_schema=False)
     async def ready(_scope: Any) -> AsgiResponse:
         states = await opened[0].states()
-        is_ready = all(state == "ok" for state in states.values())
+        is_ready = all(state == "up" for state in states.values())
         return _json(200 if is_ready else 503, {"status": "ok" if is_ready else "unavailable", "dependencies": states})
 
     async def let_go() -> None:
@@ -270,7 +270,7 @@ async def _finish_or_stop(process: _Process, grace_seconds: float) -> None:
 
 
 def _word(*, is_up: bool) -> str:
-    return "ok" if is_up else "down"
+    return "up" if is_up else "down"
 
 
 def _json(status: int, body: dict[str, Any]) -> AsgiResponse:

@@ -1,9 +1,11 @@
 """How a client gets its answer: waiting, following, polling; and how it stops one."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from uuid import UUID
 
+from gateway.auth import User
 from gateway.dispatch import Dispatcher
 from gateway.limits import StreamSlots
 from gateway.live import Live
@@ -15,6 +17,7 @@ from shared.db import Database, Row
 from shared.errors import ConflictError, NotFoundError
 from shared.events import Event, JsonObject, response_of
 from shared.states import JobStatus
+from shared.tokens import LEEWAY_SECONDS
 
 
 class Answers:
@@ -61,16 +64,14 @@ class Answers:
             await asyncio.gather(final, stopping, return_exceptions=True)
         return await self.response(accepted.user_id, accepted.job_id)
 
-    def stream_new(self, accepted: Accepted) -> EventStream:
+    def stream_new(self, user: User, accepted: Accepted) -> EventStream:
         """The stream of a turn that was just accepted, from its first event."""
         follower = self._follower(accepted.user_id, accepted.job_id)
-        return self._stream(
-            accepted.user_id, follower.follow(BEFORE_FIRST, accepted.events, lambda: self.start(accepted))
-        )
+        return self._stream(user, follower.follow(BEFORE_FIRST, accepted.events, lambda: self.start(accepted)))
 
-    def stream(self, user_id: str, job_id: UUID, starting_after: int | None) -> EventStream:
+    def stream(self, user: User, job_id: UUID, starting_after: int | None) -> EventStream:
         cursor = BEFORE_FIRST if starting_after is None else starting_after
-        return self._stream(user_id, self._follower(user_id, job_id).follow(cursor))
+        return self._stream(user, self._follower(user.id, job_id).follow(cursor))
 
     async def response(self, user_id: str, job_id: UUID) -> JsonObject:
         """The Response object as it stands. Raises NotFoundError."""
@@ -129,9 +130,11 @@ class Answers:
         journal = Journal(self._database, user_id, job_id)
         return Follower(journal, self._live, heartbeat_seconds=self._settings.heartbeat_seconds)
 
-    def _stream(self, user_id: str, batches: AsyncGenerator[Sequence[Event], None]) -> EventStream:
-        limits = StreamLimits(self._settings.send_timeout_seconds, self._settings.stream_seconds_max)
-        return EventStream(batches, self._stopping, limits, self._slots.held(user_id))
+    def _stream(self, user: User, batches: AsyncGenerator[Sequence[Event], None]) -> EventStream:
+        # A stream does not outlive its token: whoever reconnects shows a new one.
+        seconds_max = min(self._settings.stream_seconds_max, user.expires_at + LEEWAY_SECONDS - time.time())
+        limits = StreamLimits(self._settings.send_timeout_seconds, seconds_max)
+        return EventStream(batches, self._stopping, limits, self._slots.held(user.id))
 
 
 def _as_response(job: Row) -> JsonObject:

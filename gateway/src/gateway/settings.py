@@ -16,7 +16,7 @@ class GatewaySettings(BrokerSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     database_url: SecretStr
-    pool_size: Annotated[int, Field(ge=1)] = 10
+    database_pool_size: Annotated[int, Field(ge=1)] = 10
 
     jwt_secret: SecretStr = well_known("JWT_SECRET")
     jwt_issuer: str = well_known("JWT_ISSUER", default="parley")

@@ -109,7 +109,7 @@ async def _ready(request: Request) -> JSONResponse:
     return JSONResponse(
         {
             "status": "ok" if is_ready else "unavailable",
-            "dependencies": {name: "ok" if is_up else "down" for name, is_up in states.items()},
+            "dependencies": {name: "up" if is_up else "down" for name, is_up in states.items()},
         },
         status_code=200 if is_ready else 503,
     )

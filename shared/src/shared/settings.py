@@ -53,7 +53,9 @@ class ServiceSettings(BaseSettings):
 
 def _refuse_weak(name: str, secret: str) -> None:
     if len(secret.encode()) < SECRET_BYTES_MIN:
-        raise ValueError(f"{name.upper()} must have at least {SECRET_BYTES_MIN} bytes; make one with: openssl rand -hex 32")
+        raise ValueError(
+            f"{name.upper()} must have at least {SECRET_BYTES_MIN} bytes; make one with: openssl rand -hex 32"
+        )
     if any(example in secret.lower() for example in _EXAMPLE_SECRETS):
         raise ValueError(f"{name.upper()} is an example; make one with: openssl rand -hex 32")
 

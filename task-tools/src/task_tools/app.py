@@ -106,4 +106,4 @@ async def _ready(request: Request) -> JSONResponse:
         await request.state.database.ping()
     except DatabaseUnavailableError:
         return JSONResponse({"status": "unavailable", "dependencies": {"postgres": "down"}}, status_code=503)
-    return JSONResponse({"status": "ok", "dependencies": {"postgres": "ok"}})
+    return JSONResponse({"status": "ok", "dependencies": {"postgres": "up"}})

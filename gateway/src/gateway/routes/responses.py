@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
 from gateway.answers import Answers
+from gateway.auth import User
 from gateway.deps import CurrentServices, CurrentUser, ResponseId
 from gateway.intake import UserRoute
 from gateway.limits import Metadata, checked_message
@@ -130,7 +131,7 @@ async def create_response(
         **(await _place(body, user.id, services.answers)),
     )
     accepted = await accept(services.database, turn, open_jobs_max=settings.open_jobs_per_user_max)
-    return await _answer(body, accepted, services)
+    return await _answer(body, user, accepted, services)
 
 
 @router.get("/{response_id}", summary="Retrieve a response, or follow its events", response_model=None)
@@ -145,7 +146,7 @@ async def retrieve_response(
     response = await services.answers.response(user.id, job_id)
     if stream:
         services.answers.check_stream_room(user.id)
-        return services.answers.stream(user.id, job_id, starting_after)
+        return services.answers.stream(user, job_id, starting_after)
     return json_response(response)
 
 
@@ -155,10 +156,10 @@ async def cancel_response(job_id: ResponseId, user: CurrentUser, services: Curre
     return json_response(await services.answers.cancel(user.id, job_id))
 
 
-async def _answer(body: CreateResponse, accepted: Accepted, services: CurrentServices) -> Response:
+async def _answer(body: CreateResponse, user: User, accepted: Accepted, services: CurrentServices) -> Response:
     answers = services.answers
     if body.stream:
-        return answers.stream_new(accepted)
+        return answers.stream_new(user, accepted)
     if body.background:
         answers.start(accepted)
         known = accepted.response if not accepted.is_repeat else None
