@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.local import containers, credentials, environment, postgres, process, setup, stack, testing
+from deploy.local import containers, credentials, environment, postgres, process, rabbitmq, setup, stack, testing
 from deploy.local.packages import Unpacked
 from deploy.local.places import Places
 from deploy.local.terminal import Failure, say
@@ -49,7 +49,7 @@ def _end_by_exception(_number: int, _frame: object) -> None:
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
-    passing_on = {"test": _test, "psql": _psql}
+    passing_on = {"test": _test, "psql": _psql, "ops": _ops}
     if arguments and arguments[0] in passing_on:  # all that follows is the other program's, its options too
         return argparse.Namespace(run=passing_on[arguments[0]], arguments=arguments[1:])
     parser = argparse.ArgumentParser(prog="./dev", description="Run and check Parley on this machine.")
@@ -77,7 +77,9 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     for name, (run, text) in simple.items():
         commands.add_parser(name, help=text).set_defaults(run=run)
     commands.add_parser("psql", help="open the database as its owner; all arguments go to psql")
+    commands.add_parser("ops", help="look at jobs, dead letters and queues, and help a stuck one; ops --help says how")
     commands.add_parser("test", help="run the tests against real servers; all arguments go to pytest")
+    commands.add_parser("soak", help="break a system of its own at random and check it: --minutes N, --seed N")
     return parser.parse_args(arguments or ["--help"])
 
 
@@ -115,9 +117,7 @@ def _token(places: Places, asked: argparse.Namespace) -> int:
 
 
 def _psql(places: Places, asked: argparse.Namespace) -> int:
-    url = environment.of_user(places.root).get("DATABASE_URL")
-    if not url:
-        url = postgres.owner_url(stack.running(places).ports["postgres"], _postgres_password(places))
+    url = _owner_url(places)
     programs = postgres.installed() or postgres.unpacked(Unpacked(places.servers / "packages"))
     client = programs.folder / "psql" if programs and (programs.folder / "psql").exists() else shutil.which("psql")
     if client is None:
@@ -126,12 +126,37 @@ def _psql(places: Places, asked: argparse.Namespace) -> int:
     return process.run_in_front([client, url, *asked.arguments], environment=variables, directory=places.root)
 
 
-def _postgres_password(places: Places) -> str:
-    return credentials.kept(places.local / "secrets.json")["postgres"]
+def _owner_url(places: Places) -> str:
+    if given := environment.of_user(places.root).get("DATABASE_URL"):
+        return given
+    port = stack.running(places).ports["postgres"]
+    return postgres.owner_url(port, credentials.kept(places.local / "secrets.json")["postgres"])
+
+
+def _ops(places: Places, asked: argparse.Namespace) -> int:
+    user = environment.of_user(places.root)
+    ports = stack.running(places).ports
+    secrets = credentials.kept(places.local / "secrets.json")
+    variables = environment.composed(
+        user,
+        secrets,
+        ports,
+        database_url=_owner_url(places),
+        rabbitmq_url=user.get("RABBITMQ_URL") or rabbitmq.server_url(ports["rabbitmq"], secrets["rabbitmq"]),
+        venv=places.venv,
+    )
+    command = [places.python, "-m", "persistence.ops", *asked.arguments]
+    return process.run_in_front(command, environment=environment.of_services(variables), directory=places.root)
 
 
 def _test(places: Places, asked: argparse.Namespace) -> int:
     return testing.run(places, asked.arguments)
+
+
+def _soak(places: Places, asked: argparse.Namespace) -> int:
+    setup.python_packages(places)
+    command: list[str | Path] = [places.python, "-m", "tests.system.faults.soak", *asked.arguments]
+    return process.run_in_front(command, environment=dict(os.environ), directory=places.root)
 
 
 def _check(places: Places, _: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy.local import process
 from deploy.local.ports import LOOPBACK
 from deploy.local.postgres import DATABASE, OWNER, owner_url
-from deploy.local.rabbitmq import USER, VHOST, answers_amqp
+from deploy.local.rabbitmq import USER, VHOST, answers_amqp, server_url
 from deploy.local.terminal import Failure, last_line, say
 
 _MARKER = ".container"  # an empty file postgres.container tells that Postgres once ran in a container
@@ -53,7 +53,7 @@ def server(name: str, folder: Path, ports: Mapping[str, int], password: str) -> 
         )
     return Container(
         name,
-        f"amqp://{USER}:{password}@{LOOPBACK}:{ports['rabbitmq']}/{VHOST}",
+        server_url(ports["rabbitmq"], password),
         folder,
         image="rabbitmq:4-management",
         published={ports["rabbitmq"]: 5672, ports["rabbitmq-management"]: 15672},

@@ -67,6 +67,11 @@ def unpacked(packages: Unpacked) -> RabbitPrograms | None:
     return RabbitPrograms(scripts, erlang, packages.library_path)
 
 
+def server_url(port: int, password: str) -> str:
+    """The connection to a server that we run."""
+    return f"amqp://{USER}:{password}@{LOOPBACK}:{port}/{VHOST}"
+
+
 @dataclass(frozen=True)
 class RabbitPorts:
     amqp: int
@@ -91,7 +96,7 @@ class PrivateRabbit:
 
     @property
     def url(self) -> str:
-        return f"amqp://{USER}:{self._password}@{LOOPBACK}:{self.ports.amqp}/{VHOST}"
+        return server_url(self.ports.amqp, self._password)
 
     @property
     def management_url(self) -> str:

@@ -17,7 +17,7 @@ READY = JobReady(job_id=uuid7(), conversation_id=uuid7(), user_id="user-1")
 
 @dataclass
 class RawMessage:
-    redelivered: bool = False
+    message_id: str | None = None
 
 
 @dataclass
@@ -47,10 +47,10 @@ class ARunner:
 
     verdict: Verdict = Verdict.SETTLED
     error: BaseException | None = None
-    ran: list[tuple[JobReady, bool]] = field(default_factory=list)
+    ran: list[tuple[JobReady, str | None]] = field(default_factory=list)
 
-    async def run(self, ready: JobReady, *, is_redelivery: bool) -> Verdict:
-        self.ran.append((ready, is_redelivery))
+    async def run(self, ready: JobReady, *, delivery_id: str | None) -> Verdict:
+        self.ran.append((ready, delivery_id))
         if self.error is not None:
             raise self.error
         return self.verdict
@@ -62,12 +62,12 @@ async def take(delivery: Delivery, runner: ARunner) -> None:
 
 @pytest.mark.parametrize(("verdict", "settled"), [(Verdict.SETTLED, "acked"), (Verdict.RETURNED, "returned")])
 async def test_the_runner_decides(verdict: Verdict, settled: str) -> None:
-    delivery, runner = Delivery(raw_message=RawMessage(redelivered=True)), ARunner(verdict)
+    delivery, runner = Delivery(raw_message=RawMessage("m-1")), ARunner(verdict)
 
     await take(delivery, runner)
 
     assert delivery.settled == [settled]
-    assert runner.ran == [(READY, True)]
+    assert runner.ran == [(READY, "m-1")]
 
 
 @pytest.mark.parametrize(

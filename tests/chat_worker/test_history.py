@@ -5,7 +5,7 @@ from uuid import UUID
 from chat_worker import history
 from chat_worker.agent.prompt import Called, PastTurn, Said
 from chat_worker.agent.values import ToolError, ToolErrorKind, ToolResult
-from chat_worker.history import tool_error_from_wire, tool_error_to_wire
+from chat_worker.history import HistoryLimits, tool_error_from_wire, tool_error_to_wire
 from gateway.turns import Accepted, InputMessage, Role, Turn, accept
 from shared.ids import uuid7
 from tests.support.attempts import USER, Bench
@@ -109,6 +109,39 @@ async def test_a_long_conversation_is_cut_at_its_oldest_turns(bench: Bench) -> N
     assert [texts(turn)[0] for turn in cut.past] == ["turn 97", "turn 98", "turn 99"]
 
 
+async def test_what_no_prompt_has_room_for_is_not_read(bench: Bench) -> None:
+    first = await bench.turns.exchange(USER, "turn 0", "x" * 100)
+    for number in range(1, 5):
+        await bench.turns.exchange(USER, f"turn {number}", "x" * 94, conversation_id=first.conversation_id)
+    job = await bench.job("now" * 1_000, first.conversation_id)  # which does not count
+
+    told = {size: [texts(turn)[0] for turn in (await read(bench, job, bytes_max=size)).past] for size in (0, 299, 300)}
+
+    assert told == {0: [], 299: ["turn 3", "turn 4"], 300: ["turn 2", "turn 3", "turn 4"]}
+
+
+async def test_a_tool_result_counts_as_what_the_prompt_shows_of_it(bench: Bench) -> None:
+    call = Call("list_tasks", "{}", "y" * 500)
+    first = await bench.turns.exchange(USER, "all", "there", call)
+    job = await bench.job("and now?", first.conversation_id)
+
+    kept = await read(bench, job, bytes_max=50, output_bytes_max=40)
+    left_out = await read(bench, job, bytes_max=49, output_bytes_max=40)
+
+    assert (len(kept.past), len(left_out.past)) == (1, 0)
+
+
+async def test_items_without_a_response_have_a_limit_too(bench: Bench) -> None:
+    first = await bench.turns.exchange(USER, "one", "reply one")
+    for ordinal in (100, 101, 102):
+        await insert_loose(bench, first.conversation_id, turn=1, ordinal=ordinal, text=f"note {ordinal}")
+    job = await bench.job("two", first.conversation_id)
+
+    [turn] = (await read(bench, job, bytes_max=16)).past
+
+    assert texts(turn) == ["one", "reply one", "note 101", "note 102"]
+
+
 async def test_another_users_turns_are_never_part_of_it(bench: Bench) -> None:
     theirs = await bench.turns.exchange("somebody-else", "a secret", "kept")
     job = await bench.job("hello")
@@ -127,8 +160,11 @@ def test_a_tools_error_means_the_same_on_the_wire_and_back() -> None:
     assert tool_error_from_wire(None) is None
 
 
-async def read(bench: Bench, job: Accepted, *, turn_count_max: int = 100) -> history.History:
-    return await history.read(bench.database, USER, job.job_id, turn_count_max=turn_count_max)
+async def read(
+    bench: Bench, job: Accepted, *, turn_count_max: int = 100, bytes_max: int = 1_000_000, output_bytes_max: int = 1_000
+) -> history.History:
+    limits = HistoryLimits(turn_count_max, bytes_max, output_bytes_max)
+    return await history.read(bench.database, USER, job.job_id, limits)
 
 
 def texts(turn: PastTurn) -> list[str]:

@@ -135,7 +135,7 @@ async def a_job_of(bench: Bench) -> Accepted:
     job = await bench.job()
     async with bench.database.connection() as db:
         claimed = await db.fetch(
-            "select * from claim_job($1, $2, $3, 1, false)", USER, job.job_id, bench.leases.worker_id
+            "select * from claim_job($1, $2, $3, 1, 'a-delivery')", USER, job.job_id, bench.leases.worker_id
         )
     assert len(claimed) == 1
     return job

@@ -27,6 +27,7 @@ from chat_worker.agent.values import (
     ToolStarted,
     TurnEnded,
     Usage,
+    as_unknown,
 )
 from shared.errors import ModelRefusedError, ModelUnavailableError
 
@@ -171,6 +172,78 @@ async def test_a_result_is_made_fit_to_be_stored() -> None:
     assert [one.result.output for one in happenings if isinstance(one, ToolFinished)] == ["ab\ufffd"] * 2
 
 
+# Calls whose answer was lost
+
+LOST = ToolResult(None, ToolError(ToolErrorKind.PROTOCOL, "The connection broke.", -32603), outcome_unknown=True)
+AWAY = ToolResult(None, ToolError(ToolErrorKind.HTTP, "The tool server cannot be reached.", 503))
+NO_TASK = ToolResult(None, ToolError(ToolErrorKind.EXECUTION, "There is no such task."))
+
+
+@pytest.mark.parametrize(
+    ("answers_of_server", "result"),
+    [
+        pytest.param([LOST, ToolResult("ok")], ToolResult("ok"), id="mended"),
+        pytest.param([LOST, AWAY, ToolResult("ok")], ToolResult("ok"), id="away in between"),
+        pytest.param([LOST, NO_TASK], NO_TASK, id="the tool itself refuses"),
+    ],
+)
+async def test_a_repeatable_call_with_an_unknown_outcome_is_made_again_with_its_key_until_that_is_known(
+    answers_of_server: list[ToolResult], result: ToolResult
+) -> None:
+    tools = ScriptedTools({"add_task": list(answers_of_server)})
+    naps = Naps()
+
+    happenings = await told(a_turn(), ScriptedModel(asks(ADD_MILK), answers("Done.")), tools, naps)
+
+    assert ToolFinished(0, 0, ADD_MILK, "tasks", result) in happenings
+    assert {key for _, _, key in tools.made} == {"job_1:0:0"}
+    assert len(tools.made) == len(answers_of_server)
+    assert naps.seconds == [0.5, 2.0][: len(answers_of_server) - 1]
+
+
+@pytest.mark.parametrize("last", [LOST, AWAY])
+async def test_an_outcome_that_stays_unknown_is_told_so(last: ToolResult) -> None:
+    model = ScriptedModel(asks(ADD_MILK), answers("I am not sure."))
+    tools = ScriptedTools({"add_task": [LOST, LOST, LOST, last]})
+
+    happenings = await told(a_turn(), model, tools)
+
+    assert last.error
+    assert ToolFinished(0, 0, ADD_MILK, "tasks", as_unknown(last.error)) in happenings
+    assert len(tools.made) == 4
+    assert "outcome unknown" in model.requests[1].messages[-1]["content"]
+
+
+async def test_a_call_that_must_not_be_repeated_is_made_once_and_its_outcome_told_as_unknown() -> None:
+    model = ScriptedModel(asks(MAIL), answers("I am not sure."))
+    tools = ScriptedTools({"send_mail": LOST})
+    naps = Naps()
+
+    await told(a_turn(), model, tools, naps)
+
+    assert len(tools.made) == 1
+    assert "outcome unknown: The connection broke." in model.requests[1].messages[-1]["content"]
+    assert naps.seconds == []
+
+
+async def test_a_call_that_never_reached_its_server_is_known_not_to_have_happened() -> None:
+    tools = ScriptedTools({"add_task": AWAY})
+
+    happenings = await told(a_turn(), ScriptedModel(asks(ADD_MILK), answers("Later.")), tools)
+
+    assert ToolFinished(0, 0, ADD_MILK, "tasks", AWAY) in happenings
+    assert len(tools.made) == 1
+
+
+async def test_what_an_earlier_attempt_began_stays_unknown_while_the_server_is_away() -> None:
+    tools = ScriptedTools({"add_task": AWAY})
+
+    happenings = await told(a_turn(past=[PastStep(ASKED, frozenset({0}))]), ScriptedModel(answers("Hm.")), tools)
+
+    assert AWAY.error
+    assert happenings[1] == ToolFinished(0, 0, ADD_MILK, "tasks", as_unknown(AWAY.error))
+
+
 # Limits
 
 
@@ -300,6 +373,45 @@ async def test_a_refusal_is_not_tried_again() -> None:
 
     with pytest.raises(ModelRefusedError):
         await told(a_turn(), model, ScriptedTools())
+
+    assert len(model.requests) == 1
+
+
+TOO_LONG = ModelRefusedError("context_length_exceeded", "Too long.")
+SHORTER = {"role": "user", "content": "hello, in short"}
+
+
+async def test_what_is_too_long_is_asked_again_with_less_and_stays_short() -> None:
+    model = ScriptedModel([TOO_LONG], asks(ADD_MILK), [TOO_LONG], answers("Done."))
+    naps = Naps()
+
+    happenings = await told(a_turn(shorter=[[HELLO, SHORTER], [SHORTER]]), model, ScriptedTools(), naps)
+
+    assert happenings[-1] == TurnEnded(End.ANSWERED, Usage(2, 4))
+    assert [[message["role"] for message in request.messages] for request in model.requests] == [
+        ["user"],
+        ["user", "user"],
+        ["user", "user", "assistant", "tool"],
+        ["user", "assistant", "tool"],
+    ]
+    assert naps.seconds == []
+
+
+async def test_what_is_too_long_without_anything_to_leave_out_is_refused() -> None:
+    model = ScriptedModel([TOO_LONG], [TOO_LONG])
+
+    with pytest.raises(ModelRefusedError) as caught:
+        await told(a_turn(shorter=[[SHORTER]]), model, ScriptedTools())
+
+    assert caught.value is TOO_LONG
+    assert len(model.requests) == 2
+
+
+async def test_what_was_said_already_is_not_said_again_with_less() -> None:
+    model = ScriptedModel([TextDelta("Hel"), TOO_LONG])
+
+    with pytest.raises(ModelRefusedError):
+        await told(a_turn(shorter=[[SHORTER]]), model, ScriptedTools())
 
     assert len(model.requests) == 1
 
@@ -454,11 +566,14 @@ class ScriptedModel:
 
 
 class ScriptedTools:
-    """Answers each call with the result of its tool, "ok" unless told otherwise; remembers the calls."""
+    """Answers each call with the result of its tool, or the next of its results; "ok" unless told otherwise.
+
+    Remembers the calls.
+    """
 
     def __init__(
         self,
-        results: Mapping[str, ToolResult] | None = None,
+        results: Mapping[str, ToolResult | list[ToolResult]] | None = None,
         *,
         tools: Sequence[Tool] = (ADD_TASK, LIST_TASKS, SEND_MAIL),
     ) -> None:
@@ -471,7 +586,8 @@ class ScriptedTools:
 
     async def call(self, tool: Tool, arguments: JsonObject, *, key: str) -> ToolResult:
         self.made.append((tool.name, arguments, key))
-        return self._results.get(tool.name, ToolResult("ok"))
+        result = self._results.get(tool.name, ToolResult("ok"))
+        return result.pop(0) if isinstance(result, list) else result
 
 
 class Naps:

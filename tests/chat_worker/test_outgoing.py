@@ -178,6 +178,43 @@ async def test_a_full_buffer_makes_the_producer_wait() -> None:
     assert wire.texts(lane.job_id) == "a" * 20 + " b"
 
 
+async def test_events_that_were_cancelled_for_lack_of_room_are_not_lost() -> None:
+    wire = Wire()
+    async with outgoing_on(wire, OutgoingLimits(flush_seconds=AT_ONCE, buffer_bytes_max=10)) as outgoing:
+        lane = a_lane(outgoing)
+        await lane.put(events("a" * 20))
+        stopped = asyncio.create_task(lane.put(events("b", "c")))
+        await wait_until(_sees(lambda: len(wire.bodies) == 1))
+
+        stopped.cancel()
+        await asyncio.gather(stopped, return_exceptions=True)
+        end = asyncio.create_task(lane.put(events("d"), urgent=True, ended_as=JobStatus.CANCELLED))
+        wire.open.set()
+        await end
+        await lane.flushed()
+
+    assert stopped.cancelled()
+    chunks = [chunk for [chunk] in wire.chunks()]
+    assert [chunk.first_seq for chunk in chunks] == [5, *(chunk.next_seq for chunk in chunks[:-1])]
+    assert wire.texts(lane.job_id) == "a" * 20 + " b c d"
+
+
+async def test_it_ends_when_one_sender_ends_however_that_ends() -> None:
+    async def lose_the_connection(_queue: str, _body: bytes) -> None:
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lost.cancel()
+        await lost
+
+    outgoing = Outgoing(lose_the_connection, 2, LIMITS)
+    running = asyncio.create_task(outgoing.run())
+    await a_lane(outgoing).put(events("a"), urgent=True)
+
+    await asyncio.wait_for(asyncio.wait([running]), 5)
+
+    assert running.cancelled()
+    assert not running.cancelling()
+
+
 async def test_a_message_has_a_limit_and_what_was_put_together_stays_together() -> None:
     wire = an_open_wire()
     async with outgoing_on(wire, OutgoingLimits(flush_seconds=NEVER, message_bytes_max=8)) as outgoing:

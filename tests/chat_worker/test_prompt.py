@@ -17,6 +17,7 @@ from chat_worker.agent.prompt import (
     build_prompt,
     estimate_tokens,
     exchange,
+    shorter_prompts,
 )
 from chat_worker.agent.values import OUTCOME_UNKNOWN, ToolCall, ToolError, ToolErrorKind, ToolResult
 
@@ -108,6 +109,32 @@ def test_a_turn_is_dropped_only_for_lack_of_room(
         assert first + rest > limits.token_count_max
 
 
+@settings(max_examples=40)
+@given(histories, turns, limits)
+def test_each_shorter_prompt_leaves_out_more_and_only_of_the_history(
+    history: list[PastTurn], current: PastTurn, limits: PromptLimits
+) -> None:
+    prompts = [build_prompt(INSTRUCTIONS, history, current, limits)]
+    prompts += shorter_prompts(INSTRUCTIONS, history, current, limits)
+
+    bare = build_prompt(INSTRUCTIONS, [], current, limits)
+    assert all(one.messages[len(one.messages) - len(bare.messages) + 1 :] == bare.messages[1:] for one in prompts)
+    counts = [prompt.token_count for prompt in prompts]
+    assert counts == sorted(set(counts), reverse=True)
+    assert len(prompts) <= 1 + limits.shortening_count_max
+
+
+def test_a_prompt_is_shortened_by_half_of_its_history_at_a_time_and_not_for_ever() -> None:
+    history = [PastTurn([Said("user", "x" * 96)]) for _ in range(20)]  # 32 tokens each
+    current = PastTurn([Said("user", "now")])
+    limits = PromptLimits(past_output_bytes_max=100, shortening_count_max=3)
+
+    prompts = list(shorter_prompts(INSTRUCTIONS, history, current, limits))
+
+    assert [20 - prompt.dropped_turn_count for prompt in prompts] == [10, 5, 2]
+    assert list(shorter_prompts(INSTRUCTIONS, [], current, limits)) == []
+
+
 @given(turns, limits)
 def test_the_current_turn_is_always_there_whole(current: PastTurn, limits: PromptLimits) -> None:
     prompt = build_prompt(INSTRUCTIONS, [], current, limits)
@@ -179,7 +206,7 @@ def test_a_turn_with_tools_is_told_as_it_happened() -> None:
         {
             "role": "tool",
             "tool_call_id": "c",
-            "content": "Error: outcome unknown: the call was interrupted and may or may not have happened. "
+            "content": "Error: outcome unknown: No answer arrived. The call may or may not have happened. "
             "Check the state before repeating it.",
         },
         {"role": "assistant", "content": "Milk is on your list."},

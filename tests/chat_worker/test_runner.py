@@ -1,19 +1,22 @@
 """Attempts from claim to end: what is told, what is recorded, and what another attempt makes of a dead one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pytest
 
 from chat_worker.agent.loop import CLOSING_TEXTS, TurnLimits
-from chat_worker.agent.values import End, TextDelta, ToolCall
+from chat_worker.agent.values import End, Finish, ModelRequest, ModelRound, TextDelta, ToolCall, Usage
 from chat_worker.leases import StopReason
 from chat_worker.runner import Verdict, turn_settings
 from gateway.turns import Accepted
+from shared.db import Database
 from shared.errors import BrokerUnavailableError, ModelRefusedError, ModelUnavailableError
 from shared.events import ResponseEvents
+from shared.ids import uuid7
 from shared.states import JobStatus
 from tests.support.attempts import (
     RUNNER_LIMITS,
@@ -26,6 +29,7 @@ from tests.support.attempts import (
     forever,
     says,
 )
+from tests.support.tcp import Line, proxied
 from tests.support.waiting import wait_until
 
 Look: TypeAlias = Callable[[], Awaitable[bool]]
@@ -95,6 +99,52 @@ async def test_a_job_that_nobody_may_run_is_dropped(bench: Bench) -> None:
 
     assert verdict is Verdict.SETTLED
     assert len(model.requests) == 1
+
+
+async def test_a_duplicate_takes_no_job_from_a_live_worker_however_often_it_is_delivered(bench: Bench) -> None:
+    job = await bench.job()
+    attempt = asyncio.ensure_future(bench.run(job, ScriptedModel([TextDelta("Hel"), forever])))
+    await wait_until(_says(bench, job, "Hel"))
+    duplicate, other = uuid7().hex, ScriptedModel(says("Hello."))
+
+    verdicts = [await bench.runner(other).run(bench.ready(job), delivery_id=duplicate) for _ in range(3)]
+    unnamed = await bench.runner(other).run(bench.ready(job), delivery_id=None)
+
+    assert [*verdicts, unnamed] == [Verdict.SETTLED] * 4
+    assert other.requests == []
+    assert not attempt.done()
+    assert await bench.in_database("select attempt from jobs where id = $1", job) == 1
+    bench.leases.stop_all(StopReason.SHUTDOWN)
+    await attempt
+
+
+async def test_a_lease_that_ran_out_is_free_for_any_delivery(bench: Bench) -> None:
+    job = await bench.job()
+    attempt = asyncio.ensure_future(bench.run(job, ScriptedModel([TextDelta("Hel"), forever])))
+    await wait_until(_says(bench, job, "Hel"))
+    await bench.kill(attempt)
+    await bench.in_database("update jobs set lease_until = now() - interval '1 s' where id = $1", job)
+
+    await bench.run(job, ScriptedModel(says("Hello.")))
+
+    assert bench.journal.ends[job.job_id] == JobStatus.COMPLETED
+
+
+async def test_a_claim_whose_answer_was_lost_is_followed_by_the_next_one(
+    bench: Bench, database_urls: Mapping[str, str]
+) -> None:
+    job = await bench.job()
+    async with proxied(database_urls["parley_worker"]) as (url, line):
+        database = await Database.connect(url, application_name="test", pool_size=1)
+        losing = _LosesTheFirstAnswer(database, line)
+        runner = bench.runner(ScriptedModel(says("Hello.")), database=cast("Database", losing))
+
+        verdict = await runner.run(bench.ready(job), delivery_id="the-delivery")
+        await database.close()
+
+    assert verdict is Verdict.SETTLED
+    assert bench.journal.ends[job.job_id] == JobStatus.COMPLETED
+    assert await bench.in_database("select attempt from jobs where id = $1", job) == 2
 
 
 @pytest.mark.parametrize("message_count", range(12))
@@ -201,6 +251,29 @@ async def test_an_attempt_that_is_not_granted_says_nothing(bench: Bench) -> None
     assert len(bench.journal.events[job.job_id]) == told
 
 
+async def test_an_attempt_that_lost_its_lease_stops_where_it_is_and_says_nothing_more(bench: Bench) -> None:
+    job = await bench.job()
+    is_closed = asyncio.Event()
+
+    async def generate_until_closed() -> None:
+        try:
+            await forever()
+        finally:
+            is_closed.set()
+
+    model = ScriptedModel([TextDelta("Hel"), generate_until_closed])
+    attempt = asyncio.ensure_future(bench.run(job, model))
+    await wait_until(_says(bench, job, "Hel"))
+    await bench.in_database("update jobs set attempt = attempt + 1, worker_id = 'another' where id = $1", job)
+
+    await bench.leases.beat()
+
+    assert await attempt is Verdict.SETTLED
+    assert is_closed.is_set()
+    assert bench.journal.text(job) == "Hel"
+    assert job.job_id not in bench.journal.ends
+
+
 async def test_a_cancel_in_mid_text_keeps_what_was_said(bench: Bench) -> None:
     job = await bench.job()
     attempt = asyncio.ensure_future(bench.run(job, ScriptedModel([TextDelta("Hel"), forever])))
@@ -293,6 +366,57 @@ async def test_a_refusing_model_fails_the_job_at_once(bench: Bench) -> None:
     assert bench.journal.response(job)["error"]["type"] == "model_access_denied"
 
 
+async def test_a_history_that_is_too_long_for_the_model_is_shortened_from_its_oldest_turns(bench: Bench) -> None:
+    first = await bench.turns.exchange(USER, "turn 0", "reply 0")
+    for number in range(1, 8):
+        await bench.turns.exchange(USER, f"turn {number}", f"reply {number}", conversation_id=first.conversation_id)
+    job = await bench.job("and now?", first.conversation_id)
+    model = PickyModel(message_count_max=6)  # instructions, two turns, what is said now
+
+    await bench.run(job, model)
+
+    assert [request.messages[1]["content"] for request in model.requests] == ["turn 0", "turn 4", "turn 6"]
+    assert bench.journal.response(job)["output"][0]["content"][0]["text"] == "I see."
+    assert bench.journal.released == []
+
+
+async def test_a_message_that_is_too_long_by_itself_fails_with_a_code_of_its_own(bench: Bench) -> None:
+    job = await bench.job("Once upon a time, and so on.")
+    model = PickyModel(message_count_max=1)
+
+    await bench.run(job, model)
+
+    assert len(model.requests) == 1
+    error = bench.journal.response(job)["error"]
+    assert (error["type"], error["code"]) == ("context_length_exceeded", "invalid_prompt")
+
+
+async def test_an_answer_that_a_filter_cut_is_incomplete_for_that_reason(bench: Bench) -> None:
+    job = await bench.job()
+
+    await bench.run(
+        job, ScriptedModel([TextDelta("Hel"), ModelRound(0, "Hel", (), Finish.CONTENT_FILTER, Usage(1, 2))])
+    )
+
+    response = bench.journal.response(job)
+    assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": "content_filter"})
+
+
+@pytest.mark.parametrize(
+    ("code", "wire_code"), [("model_content_filter", "invalid_prompt"), ("model_output_too_large", "server_error")]
+)
+async def test_a_filtered_prompt_and_an_endless_stream_fail_at_once_with_their_codes(
+    bench: Bench, code: str, wire_code: str
+) -> None:
+    job = await bench.job()
+
+    await bench.run(job, ScriptedModel([ModelRefusedError(code, "No.")]))
+
+    error = bench.journal.response(job)["error"]
+    assert (error["type"], error["code"]) == (code, wire_code)
+    assert bench.journal.released == []
+
+
 async def test_a_bug_is_released_and_shows_nothing_of_itself(bench: Bench) -> None:
     job = await bench.job()
 
@@ -355,7 +479,7 @@ async def test_a_draining_runner_hands_deliveries_back_unclaimed(bench: Bench) -
     runner = bench.runner(ScriptedModel(says("Hello.")))
     runner.drain()
 
-    verdict = await runner.run(bench.ready(job), is_redelivery=False)
+    verdict = await runner.run(bench.ready(job), delivery_id="a-delivery")
 
     assert verdict is Verdict.RETURNED
     assert await bench.in_database("select attempt from jobs where id = $1", job) == 0
@@ -412,3 +536,41 @@ def _tells(bench: Bench, job: Accepted, event_type: str) -> Look:
         return event_type in bench.journal.types(job)
 
     return look
+
+
+class PickyModel:
+    """Refuses what has more messages than it can read."""
+
+    def __init__(self, *, message_count_max: int) -> None:
+        self.requests: list[ModelRequest] = []
+        self._message_count_max = message_count_max
+
+    async def round(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelRound, None]:
+        self.requests.append(request)
+        if len(request.messages) > self._message_count_max:
+            raise ModelRefusedError("context_length_exceeded", "The conversation is too long for the model.")
+        for part in says("I see."):
+            assert isinstance(part, TextDelta | ModelRound)
+            yield part
+
+
+class _LosesTheFirstAnswer:
+    """A database whose first statement is carried out, and whose answer to it never arrives."""
+
+    def __init__(self, database: Database, line: Line) -> None:
+        self._database = database
+        self._line = line
+        self._is_first = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        async with self._database.connection() as connection:
+            yield connection
+            if self._is_first:
+                self._is_first = False
+                self._line.cut()
+                self._line.mend()
+                await connection.execute("select 1")

@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +18,7 @@ from shared.tokens import TASK_TOOLS_AUDIENCE, mint_tool_token
 from task_tools.app import create_app
 from task_tools.settings import TaskToolsSettings
 from tests.support.asgi import served
+from tests.support.waiting import wait_until
 
 SECRET = "s" * 32
 LIMITS = ToolClientLimits(
@@ -45,6 +46,9 @@ class OddServer:
         self.tools: list[dict[str, Any]] = [{"name": "fine", "inputSchema": {"type": "object"}}]
         self.list_status = 200
         self.list_count = 0
+        self.list_asked = asyncio.Event()  # since it was last made to wait
+        self.list_gate = asyncio.Event()
+        self.list_gate.set()
         self.call_count = 0
         self.sent_bytes = 0
         self.keys: list[str] = []
@@ -59,6 +63,9 @@ class OddServer:
         match request["method"]:
             case "tools/list":
                 self.list_count += 1
+                if not self.list_gate.is_set():
+                    self.list_asked.set()
+                    await self.list_gate.wait()
                 await reply.lists(request["id"])
             case "tools/call":
                 self.call_count += 1
@@ -493,9 +500,45 @@ async def test_a_list_past_its_time_is_asked_for_again(url: str, odd: OddServer)
     async with McpTools([ToolServer("odd", url, token_for)], ToolClientLimits(list_ttl_seconds=0)) as tools:
         before = await tools.for_user("ada").list()
         odd.tools = []
-        after = await tools.for_user("ada").list()
 
-    assert (len(before), len(after)) == (1, 0)
+        async def is_gone() -> bool:
+            return await tools.for_user("ada").list() == ()
+
+        await wait_until(is_gone, what="the new list")
+
+    assert len(before) == 1
+
+
+async def test_nobody_waits_for_a_list_where_there_is_an_older_one(url: str, odd: OddServer) -> None:
+    async with McpTools([ToolServer("odd", url, token_for)], ToolClientLimits(list_ttl_seconds=0)) as tools:
+        before = await tools.for_user("ada").list()
+        odd.list_gate.clear()
+
+        lists = [await tools.for_user(f"user-{number}").list() for number in range(5)]
+        await asyncio.wait_for(odd.list_asked.wait(), BOUNDED_SECONDS)
+        odd.list_gate.set()
+
+    assert lists == [before] * 5
+    assert odd.list_count == 2  # one for all
+
+
+async def test_a_turn_that_stops_waiting_for_the_first_list_leaves_it_to_the_others(url: str, odd: OddServer) -> None:
+    odd.list_gate.clear()
+    async with McpTools([ToolServer("odd", url, token_for)], LIMITS) as tools:
+        stopped = asyncio.create_task(_listed(tools, "ada"))
+        waiting = asyncio.create_task(_listed(tools, "bob"))
+        await asyncio.wait_for(odd.list_asked.wait(), BOUNDED_SECONDS)
+
+        stopped.cancel()
+        await asyncio.wait([stopped])
+        odd.list_gate.set()
+
+        assert len(await waiting) == 1
+    assert odd.list_count == 1
+
+
+async def _listed(tools: McpTools, user_id: str) -> Sequence[Tool]:
+    return await tools.for_user(user_id).list()
 
 
 async def test_a_server_that_does_not_list_keeps_what_it_lately_offered(url: str, odd: OddServer) -> None:

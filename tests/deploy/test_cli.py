@@ -15,7 +15,7 @@ import pytest
 from deploy.local.places import Places
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("up", "down", "status", "logs", "psql", "url", "token", "test", "check", "clean")
+COMMANDS = ("up", "down", "status", "logs", "psql", "ops", "url", "token", "test", "check", "clean")
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_broken_env_file_is_one_line_that_names_the_place(checkout: Path) -> N
     assert ".env line 1" in the_failure(dev(checkout, "token", "--user", "ann"))
 
 
-@pytest.mark.parametrize("command", ["url", "psql"])
+@pytest.mark.parametrize("command", ["url", "psql", "ops"])
 def test_what_needs_a_running_stack_says_how_to_start_it(checkout: Path, command: str) -> None:
     assert "./dev up" in the_failure(dev(checkout, command, DATABASE_URL=""))
 

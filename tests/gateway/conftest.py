@@ -1,19 +1,24 @@
 """The gateway as an application in the test's process, on a real Postgres; RabbitMQ is away unless a test brings it."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import httpx2
 import pytest
 from fastapi import FastAPI
 
 from gateway.app import create_app
+from gateway.http_server import Server, listening_socket, server_of
 from gateway.settings import GatewaySettings
 from shared.db import Database
 from shared.ids import uuid7
 from shared.settings import Profile
 from tests.support.stack import JWT_SECRET, token_of
 from tests.support.turns import Turns
+from tests.support.waiting import wait_until
 
 NO_BROKER = "amqp://guest:guest@127.0.0.1:1/"
 
@@ -84,3 +89,55 @@ def bob(caller: Callable[[], Caller]) -> Caller:
 def stranger(gateway: FastAPI) -> Caller:
     """Somebody without a token."""
     return Caller(gateway, "nobody", None)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A gateway on a real socket, by its own server."""
+
+    port: int
+    server: Server
+
+    def client(self, user_id: str) -> httpx2.AsyncClient:
+        headers = {"authorization": f"Bearer {token_of(user_id)}"}
+        return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=30)
+
+    @property
+    def connection_count(self) -> int:
+        return len(self.server.server_state.connections)
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture
+def serve(gateway_settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """`async with serve(send_timeout_seconds=1) as served`: a gateway with settings of its own."""
+    monkeypatch.setattr(Server, "capture_signals", _leave_signals_alone)
+
+    @asynccontextmanager
+    async def serve(**changed: Any) -> AsyncIterator[Served]:
+        settings = gateway_settings.model_copy(update={"port": 0, **changed})
+        stopping = asyncio.Event()
+        server = server_of(create_app(settings, stopping), settings, stopping)
+        listener = listening_socket(server.config, settings.send_timeout_seconds)
+        running = asyncio.create_task(server.serve([listener]))
+
+        async def has_started() -> bool:
+            assert not running.done(), "the gateway did not start"
+            return server.started
+
+        try:
+            await wait_until(has_started)
+            yield Served(listener.getsockname()[1], server)
+        finally:
+            stopping.set()
+            server.should_exit = True
+            await running
+
+    return serve
+
+
+@contextmanager
+def _leave_signals_alone(_server: Server) -> Iterator[None]:
+    yield

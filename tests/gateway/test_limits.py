@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.limits import JSON_DEPTH_MAX, StreamSlots, checked_message, decode_json
+from gateway.limits import JSON_DEPTH_MAX, Slots, checked_message, decode_json
 from shared.errors import InvalidInputError, LimitExceededError
 from tests.gateway.conftest import Caller
 
@@ -102,10 +102,17 @@ def test_text_that_postgres_cannot_store_is_found_wherever_it_hides() -> None:
 
 
 def test_a_user_may_hold_so_many_streams_and_no_more() -> None:
-    slots = StreamSlots(per_user_max=2)
+    slots = Slots("streams", per_user_max=2)
 
-    with slots.held("ada"), slots.held("ada"):
-        slots.check("bob")
+    with slots.take("ada") as first, slots.take("ada"):
+        slots.take("bob")
+        with pytest.raises(LimitExceededError) as caught:
+            slots.take("ada")
+        assert caught.value.code == "too_many_streams"
+        first.close()
+        first.close()
+        third = slots.take("ada")
         with pytest.raises(LimitExceededError):
-            slots.check("ada")
-    slots.check("ada")
+            slots.take("ada")
+    third.close()
+    slots.take("ada")

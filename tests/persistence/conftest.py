@@ -24,7 +24,7 @@ async def _databases(database_urls: dict[str, str]) -> AsyncIterator[Services]:
 async def services(_databases: Services, database_urls: dict[str, str]) -> Services:
     owner = await asyncpg.connect(database_urls["owner"])
     try:
-        await owner.execute("truncate conversations cascade")
+        await owner.execute("truncate conversations, dead_letters, idempotency_keys, tasks cascade")
     finally:
         await owner.close()
     return _databases

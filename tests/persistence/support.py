@@ -75,7 +75,13 @@ class Services:
         """A worker takes the job."""
         async with self.worker.transaction(job.user_id) as connection:
             row = await connection.fetchrow(
-                "select * from claim_job($1, $2, 'worker-1', 30, $3)", job.user_id, job.id, is_redelivery
+                """
+                select * from claim_job($1, $2, 'worker-1', 30, case
+                    when $3 then (select delivery_id from jobs where id = $2) else gen_random_uuid()::text end)
+                """,
+                job.user_id,
+                job.id,
+                is_redelivery,
             )
         assert row, "the job cannot be claimed"
         return Attempt(job, row["attempt"], ResponseEvents(job.request, next_seq=row["next_seq"]))

@@ -95,8 +95,8 @@ class InterruptedDatabase(Database):
 
     is_away = False
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        super().__init__(pool)
+    def __init__(self, pool: asyncpg.Pool, acquire_seconds: float) -> None:
+        super().__init__(pool, acquire_seconds)
         self.refused = asyncio.Event()
 
     @asynccontextmanager
@@ -116,7 +116,7 @@ async def _writing_back(surroundings: Surroundings, database: Database) -> Async
     limits = Limits(60, 60, 60, 60, 60, 10, 100)
     maintenance = Maintenance(database, surroundings.publisher, announcer, dispatcher, limits)
     intake = Intake(surroundings.broker, prefetch_count=10)
-    write_back = WriteBack(intake, database, announcer, maintenance, BatchLimits(100, 2**20, 0.1))
+    write_back = WriteBack(intake, database, announcer, maintenance, BatchLimits(100, 2**20, 0.1, 3))
     for part in (dispatcher, announcer, intake, write_back):
         part.start()
     try:
@@ -198,7 +198,7 @@ async def test_a_barrier_is_answered_to_the_worker_that_asked(
     await services.journal(dead.job)
 
 
-async def test_what_cannot_be_decoded_goes_to_the_dead_letters_and_harms_no_neighbour(
+async def test_what_cannot_be_decoded_is_recorded_as_a_dead_letter_and_harms_no_neighbour(
     services: Services, surroundings: Surroundings, start: Start
 ) -> None:
     attempt = await services.claim(await services.accept())
@@ -210,9 +210,13 @@ async def test_what_cannot_be_decoded_goes_to_the_dead_letters_and_harms_no_neig
         await surroundings.publisher.send_bytes(queue, b'{"kind":"job_ready","v":99}')
         await surroundings.send(attempt.ends())
         await wait_until(lambda: _are_ended(services, attempt))
-        await wait_until(lambda: _holds(surroundings, DEAD, 2))
+        letters = await wait_until(lambda: _dead_letters(services, 2))
 
-    assert await surroundings.pop(DEAD) == b"{not json"
+    assert {(row["queue"], row["reason"], row["message_kind"]) for row in letters} == {
+        (queue, "rejected", "unreadable")
+    }
+    assert letters[0]["body_bytes"] == len(b"{not json")
+    assert await surroundings.count(DEAD) == 0
 
 
 async def test_a_message_that_cannot_be_written_is_isolated_while_its_neighbours_are_stored(
@@ -226,9 +230,44 @@ async def test_a_message_that_cannot_be_written_is_isolated_while_its_neighbours
     await surroundings.send(neighbours[0].ends(), said, end, neighbours[1].ends(), neighbours[2].ends())
     async with start():
         await wait_until(lambda: _are_ended(services, *neighbours))
-        await wait_until(lambda: _holds(surroundings, DEAD, 1))
+        [letter] = await wait_until(lambda: _dead_letters(services, 1))
+        await wait_until(lambda: _is_dispatched(services, poisoned.job.id))
 
-    assert (await services.job_row(poisoned.job))["status"] == "in_progress"
+    row = await services.job_row(poisoned.job)
+    assert letter["job_id"] == poisoned.job.id
+    assert (row["status"], row["journal_attempt"]) == ("queued", 0)
+
+
+async def test_of_a_message_that_cannot_be_written_what_can_be_is_stored(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    poisoned, neighbour = [await services.claim(await services.accept()) for _ in range(2)]
+    said, end = poisoned.says("an answer"), poisoned.ends()
+    await services.write(said)
+    await _occupy_message_id(services, neighbour, end)
+    queue = journal_queue(partition_of(neighbour.job.conversation_id, _PARTITION_COUNT))
+
+    async with start():
+        await surroundings.publisher.send(queue, JournalChunks(chunks=[end, neighbour.ends()]))
+        await wait_until(lambda: _are_ended(services, neighbour))
+        await wait_until(lambda: _is_dispatched(services, poisoned.job.id))
+
+    assert (await services.job_row(neighbour.job))["status"] == "completed"
+
+
+async def test_a_message_that_postgres_always_gives_up_on_does_not_hold_up_the_others(
+    services: Services, surroundings: Surroundings, start: Start, database_urls: dict[str, str]
+) -> None:
+    heavy, light = [await services.claim(await services.accept()) for _ in range(2)]
+
+    async with _statement_timeout_for(database_urls["owner"], heavy):
+        await surroundings.send(heavy.says("too much"), light.ends())
+        async with start():
+            await wait_until(lambda: _are_ended(services, light))
+            await wait_until(lambda: _dead_letters(services, 1))
+            await wait_until(lambda: _is_dispatched(services, heavy.job.id))
+
+    assert (await services.job_row(heavy.job))["journal_attempt"] == 0
 
 
 async def test_while_postgres_is_away_nothing_is_acknowledged_and_nothing_lost(
@@ -329,6 +368,34 @@ async def _occupy_message_id(services: Services, owner: Attempt, end: JournalChu
             owner.job.conversation_id,
             owner.job.id,
         )
+
+
+@asynccontextmanager
+async def _statement_timeout_for(owner_url: str, attempt: Attempt) -> AsyncIterator[None]:
+    """Every statement that adds to the journal of this job is cancelled, as by its timeout."""
+    owner = await asyncpg.connect(owner_url)
+    await owner.execute(
+        f"""
+        create function give_up() returns trigger language plpgsql as $$
+        begin
+            if new.job_id = '{attempt.job.id}' then
+                raise exception 'canceling statement' using errcode = 'query_canceled';
+            end if;
+            return new;
+        end $$;
+        create trigger give_up before insert on journal for each row execute function give_up()
+        """
+    )
+    try:
+        yield
+    finally:
+        await owner.execute("drop trigger give_up on journal; drop function give_up()")
+        await owner.close()
+
+
+async def _dead_letters(services: Services, count: int) -> list[asyncpg.Record]:
+    rows = await services.rows("select * from dead_letters order by body_bytes")
+    return rows if len(rows) == count else []
 
 
 async def _is_up(service: Service) -> bool:

@@ -1,12 +1,14 @@
 """Each repair against a real Postgres, with a publisher that remembers."""
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
+import asyncpg
 import pytest
 
 from persistence.announce import Announcer, Dispatcher
-from persistence.maintenance import LOCK, Limits, Maintenance
+from persistence.maintenance import FIND_ASTRAY, LOCK, Limits, Maintenance
 from shared.states import JobStatus
 from tests.persistence.support import Job, RecordingPublisher, Services, Told
 from tests.support.waiting import wait_until
@@ -240,6 +242,29 @@ async def test_a_round_asks_to_be_repeated_when_the_next_job_is_due(services: Se
 
     assert 10 < pause <= 20
     assert caretaker.told.ready_jobs == []
+
+
+async def test_the_repair_of_active_jobs_looks_at_few_conversations(
+    services: Services, database_urls: dict[str, str]
+) -> None:
+    await services.accept()
+    owner = await asyncpg.connect(database_urls["owner"])
+    async with owner.transaction():
+        await owner.execute(
+            """
+            insert into conversations (id, user_id, deleted_at)
+            select gen_random_uuid(), 'alice', clock_timestamp() from generate_series(1, 20000)
+            """
+        )
+        await owner.execute("analyze conversations, jobs")
+        rows = await owner.fetch(f"explain (analyze, buffers, timing off) {FIND_ASTRAY.replace('$1', '100')}")
+    await owner.close()
+
+    plan = "\n".join(row[0] for row in rows)
+    assert "conversations_active" in plan
+    pages_read = re.search(r"Buffers: shared hit=(\d+)", plan)
+    assert pages_read
+    assert int(pages_read[1]) < 50, plan  # of the hundreds that the table has
 
 
 async def test_while_one_process_repairs_the_others_do_not(services: Services, caretaker: Caretaker) -> None:

@@ -2,16 +2,19 @@
 
 import asyncio
 import random
+import re
+from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
 
+from persistence.writer import write_batch
 from shared.contracts import CancelRequested, JobReady, JournalChunk, JournalChunks, raw_events
 from shared.events import Failure, type_of
 from shared.ids import uuid7
 from shared.states import JobStatus
-from tests.persistence.support import Attempt, Job, Services, all_events
+from tests.persistence.support import Attempt, Job, Services, all_events, incoming
 from tests.support.waiting import wait_until
 
 
@@ -70,7 +73,7 @@ async def test_a_gap_fences_the_attempt_and_runs_the_job_again(services: Service
 
     row = await services.job_row(attempt.job)
     assert (await services.journal(attempt.job))[1:] == all_events(first)
-    assert (row["status"], row["journal_attempt"], row["worker_id"]) == ("queued", 2, None)
+    assert (row["status"], row["journal_attempt"], row["worker_id"]) == ("queued", 0, None)
     assert written.ready == [ready(attempt.job)]
     assert not after_all.live
     assert not after_all.ready
@@ -265,7 +268,55 @@ async def test_a_job_run_again_after_a_loss_ends_with_one_gapless_journal(servic
 
     journal = await services.journal(first.job)
     assert type_of(journal[-1]) == "response.completed"
+    assert items_in_order(journal) == ["incomplete", "completed"]
     assert (await services.job_row(first.job))["attempt"] == 2
+
+
+async def test_an_unsound_chunk_leaves_no_item_open_either(services: Services) -> None:
+    first = await services.claim(await services.accept())
+    await services.write(first.says("one"))
+    unsound = replace_events(first.says("two"), b"{}")
+    await services.write(unsound)
+    second = await services.claim(first.job)
+
+    second.goes_on((await services.write(second.asks_to_resume())).replies[0].message)
+    await services.write(second.says("whole"), second.ends())
+
+    assert items_in_order(await services.journal(first.job)) == ["incomplete", "completed"]
+
+
+async def test_only_an_attempt_that_runs_is_granted_to_go_on(services: Services) -> None:
+    dead = await services.claim(await services.accept())
+    await services.write(dead.says("one"))
+    late = await services.claim(dead.job, is_redelivery=True)
+    await services.change(dead.job, "status = 'queued'")
+
+    reply = (await services.write(late.asks_to_resume())).replies[0].message
+
+    assert not reply.granted
+    assert (await services.job_row(dead.job))["journal_attempt"] == 1
+
+
+async def test_a_cancel_of_a_running_job_reads_no_journal(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    cancel = await services.request_cancel(attempt.job)
+
+    async with services.persistence.transaction(None) as connection:
+        with connection.query_logger(seen := Statements()):
+            await write_batch(connection, [incoming(cancel)])
+
+    assert seen.of_table("jobs")
+    assert not seen.of_table("journal")
+
+
+async def test_a_cancel_behind_what_queues_its_job_again_ends_it(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    attempt.says("lost")
+    cancel = await services.request_cancel(attempt.job)
+
+    await services.write(attempt.says("late"), cancel)
+
+    assert (await services.job_row(attempt.job))["status"] == "cancelled"
 
 
 async def test_a_cancelled_job_that_waits_is_ended_and_the_next_one_follows(services: Services) -> None:
@@ -477,6 +528,41 @@ async def test_however_chunks_are_repeated_and_reordered_the_journal_is_a_prefix
         assert stored == events[: len(stored)]
         status = (await services.job_row(attempt.job))["status"]
         assert (status == "completed") == (stored == events)
+
+
+class Statements:
+    """What a connection was asked to do."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def __call__(self, record: Any) -> None:
+        self._texts.append(record.query)
+
+    def of_table(self, table: str) -> list[str]:
+        return [text for text in self._texts if re.search(rf"\b(from|into|update) {table}\b", text)]
+
+
+def replace_events(chunk: JournalChunk, event: bytes) -> JournalChunk:
+    return msgspec.structs.replace(chunk, events=[msgspec.Raw(event) for _ in chunk.events])
+
+
+def items_in_order(journal: list[bytes]) -> list[str]:
+    """The statuses with which the items closed; asserts that they are open one after the other, numbered from 0."""
+    statuses: list[str] = []
+    is_open = False
+    for event in map(msgspec.json.decode, journal):
+        if event["type"] == "response.output_item.added":
+            assert not is_open
+            assert event["output_index"] == len(statuses)
+            is_open = True
+        if event["type"] == "response.output_item.done":
+            assert is_open
+            assert event["output_index"] == len(statuses)
+            statuses.append(event["item"]["status"])
+            is_open = False
+    assert not is_open
+    return statuses
 
 
 async def _somebody_waits_for_a_lock(services: Services) -> bool:

@@ -23,6 +23,7 @@ from chat_worker.agent.values import (
     ToolSet,
     Usage,
 )
+from chat_worker.history import HistoryLimits
 from chat_worker.leases import Leases
 from chat_worker.outgoing import Outgoing, OutgoingLimits
 from chat_worker.runner import Runner, RunnerLimits, Verdict, Worker
@@ -169,7 +170,7 @@ RUNNER_LIMITS = RunnerLimits(
     attempts_max=3,
     release_delays_seconds=(1.0, 5.0),
     release_delay_seconds_max=60,
-    history_turn_count_max=100,
+    history=HistoryLimits(turn_count_max=100, bytes_max=100_000, output_bytes_max=4_000),
 )
 
 
@@ -183,6 +184,7 @@ class Bench:
     leases: Leases
     outgoing: Outgoing
     sender: asyncio.Task[None]
+    deliveries: dict[UUID, str] = field(default_factory=dict)  # the latest of each job
 
     @classmethod
     def open(cls, gateway: Database, worker: Database, persistence: Database) -> "Bench":
@@ -211,7 +213,9 @@ class Bench:
         turn_limits: TurnLimits | None = None,
     ) -> Verdict:
         runner = self.runner(model, tools, limits=limits, turn_limits=turn_limits)
-        return await runner.run(self.ready(job), is_redelivery=is_redelivery)
+        if not is_redelivery:
+            self.deliveries[job.job_id] = uuid7().hex
+        return await runner.run(self.ready(job), delivery_id=self.deliveries[job.job_id])
 
     def runner(
         self,
@@ -220,10 +224,11 @@ class Bench:
         *,
         limits: RunnerLimits = RUNNER_LIMITS,
         turn_limits: TurnLimits | None = None,
+        database: Database | None = None,
     ) -> Runner:
         return Runner(
             Worker(
-                database=self.database,
+                database=database or self.database,
                 leases=self.leases,
                 outgoing=self.outgoing,
                 resumer=self.journal,

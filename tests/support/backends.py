@@ -25,9 +25,12 @@ class Backends:
 
 
 @contextmanager
-def new_database() -> Iterator[dict[str, str]]:
-    """A freshly migrated database: URLs for `owner` and for each service's role. Dropped afterwards."""
-    server, name = _required("DATABASE_URL"), f"parley_test_{uuid7().hex}"
+def new_database(server: str | None = None) -> Iterator[dict[str, str]]:
+    """A freshly migrated database: URLs for `owner` and for each service's role. Dropped afterwards.
+
+    `server` is the owner's URL of a server other than the tests' common one.
+    """
+    server, name = server or _required("DATABASE_URL"), f"parley_test_{uuid7().hex}"
     asyncio.run(_execute(server, f'create database "{name}"'))
     try:
         urls = {"owner": _at(server, name), **{role: _at(server, name, role) for role in ROLES}}

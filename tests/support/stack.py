@@ -38,6 +38,7 @@ class ServiceProcess:
     environment: Mapping[str, str]
     log: Path
     popen: "subprocess.Popen[bytes] | None" = None
+    is_varied: bool = False
 
     @property
     def url(self) -> str:
@@ -47,12 +48,14 @@ class ServiceProcess:
     def is_running(self) -> bool:
         return self.popen is not None and self.popen.poll() is None
 
-    def start(self) -> None:
+    def start(self, variables: Mapping[str, str] | None = None) -> None:
+        """Start it, with `variables` above its own for this one life."""
         assert not self.is_running
+        self.is_varied = bool(variables)
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", _MODULES[self.kind]],
-                env=dict(self.environment),
+                env={**self.environment, **(variables or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -61,15 +64,19 @@ class ServiceProcess:
 
     def kill(self) -> None:
         """SIGKILL: it gets no chance to say anything."""
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self._wait(10)
 
     def stop(self, seconds: float = 30.0) -> int:
         """SIGTERM, and its exit status."""
-        self._signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         return self._wait(seconds)
 
-    def _signal(self, number: int) -> None:
+    def is_process(self, worker_id: str) -> bool:
+        """Whether it is the worker with this id, which holds its process id."""
+        return self.popen is not None and worker_id.split(".")[-2] == str(self.popen.pid)
+
+    def signal(self, number: int) -> None:
         assert self.popen is not None
         if self.popen.poll() is None:
             self.popen.send_signal(number)
@@ -120,9 +127,26 @@ class Stack:
         """Stops everything, in parallel; what does not end is killed."""
         running = [process for process in self.processes.values() if process.is_running]
         for process in running:
-            process._signal(signal.SIGTERM)  # noqa: SLF001
+            process.signal(signal.SIGTERM)
         for process in running:
             process.stop()
+
+    async def restart_with(self, variables_of: Mapping[str, Mapping[str, str]]) -> None:
+        """Kill the named processes and start each with its variables for this one life; all others run as at first."""
+        changed: dict[str, Mapping[str, str]] = {
+            name: {} for name, process in self.processes.items() if process.is_varied or not process.is_running
+        }
+        wanted = {**changed, **variables_of}
+        for name in wanted:
+            if self.processes[name].is_running:
+                self.processes[name].kill()
+        for name, variables in wanted.items():
+            self.processes[name].start(variables)
+        await self.ready()
+
+    async def heal(self) -> None:
+        """Have everything run as it did at first, and wait until it is ready."""
+        await self.restart_with({})
 
     def logs(self, kind: str) -> str:
         return "".join(process.log.read_text(errors="replace") for process in self.of_kind(kind))
@@ -135,8 +159,12 @@ async def running_stack(
     *,
     counts: Mapping[str, int] | None = None,
     variables: Mapping[str, str] | None = None,
+    variables_of: Mapping[str, Mapping[str, str]] | None = None,
 ) -> AsyncIterator[Stack]:
-    """A stack of its own: `counts` says how many of each kind (one, where not named)."""
+    """A stack of its own: `counts` says how many of each kind (one, where not named).
+
+    `variables_of` a process, by its name, or of a kind are above the `variables` of all.
+    """
     wanted = dict.fromkeys(_MODULES, 1) | dict(counts or {})
     ports = iter(free_ports(sum(wanted.values())))
     numbered = {f"{kind}-{number}": (kind, next(ports)) for kind, count in wanted.items() for number in range(count)}
@@ -144,7 +172,8 @@ async def running_stack(
     stack = Stack()
     for name, (kind, port) in numbered.items():
         prefix = kind.replace("-", "_").upper()
-        environment = {**common, f"{prefix}_HOST": LOOPBACK, f"{prefix}_PORT": str(port)}
+        own = {**(variables_of or {}).get(kind, {}), **(variables_of or {}).get(name, {})}
+        environment = {**common, f"{prefix}_HOST": LOOPBACK, f"{prefix}_PORT": str(port), **own}
         stack.processes[name] = ServiceProcess(name, kind, port, environment, folder / f"{name}.log")
     try:
         for process in stack.processes.values():

@@ -7,11 +7,17 @@ from urllib.parse import urlsplit
 
 
 class Line:
-    """The proxy's switch. While it is cut, connections are closed as soon as they are made."""
+    """The proxy's switch.
+
+    While it is cut, connections are closed as soon as they are made. While it is frozen, nothing passes, not even the
+    end of a connection: each side believes that the other is silent.
+    """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
         self._is_cut = False
+        self._flows = asyncio.Event()
+        self._flows.set()
         self._writers: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
@@ -19,17 +25,32 @@ class Line:
         for writer in self._writers:
             writer.transport.abort()
 
+    def freeze(self) -> None:
+        self._flows.clear()
+
     def mend(self) -> None:
         self._is_cut = False
+        self._flows.set()
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_cut:
             writer.transport.abort()
             return
+        await self._flows.wait()
         far_reader, far_writer = await asyncio.open_connection(*self._target)
         self._writers |= {writer, far_writer}
-        await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+        await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
         self._writers -= {writer, far_writer}
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while part := await reader.read(65_536):
+                await self._flows.wait()
+                writer.write(part)
+                await writer.drain()
+        await self._flows.wait()
+        with suppress(ConnectionError):
+            writer.close()
 
 
 @asynccontextmanager
@@ -46,13 +67,5 @@ async def proxied(url: str) -> AsyncIterator[tuple[str, Line]]:
         yield parts._replace(netloc=f"{credentials}{at}127.0.0.1:{port}").geturl(), line
     finally:
         server.close()
+        line.mend()
         line.cut()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while part := await reader.read(65_536):
-            writer.write(part)
-            await writer.drain()
-    with suppress(ConnectionError):
-        writer.close()

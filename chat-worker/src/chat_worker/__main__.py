@@ -7,6 +7,7 @@ import uvicorn
 
 from chat_worker.app import create_app
 from chat_worker.settings import ChatWorkerSettings
+from shared.faults import configure_faults
 from shared.observability import configure_logging
 from shared.settings import settings_or_exit
 
@@ -21,6 +22,7 @@ class _Server(uvicorn.Server):
 def main() -> None:
     settings = settings_or_exit(ChatWorkerSettings, "chat-worker")
     configure_logging("chat-worker", settings)
+    configure_faults(settings)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

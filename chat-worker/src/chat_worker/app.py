@@ -3,7 +3,6 @@
 import asyncio
 import os
 import platform
-import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
 from shared.ids import uuid7
 from shared.messaging import CONTROL, JOBS, Broker, Listener, Publisher, jobs_queue, with_heartbeat
 from shared.observability import get_logger
+from shared.supervision import supervised
 from shared.tokens import TASK_TOOLS_AUDIENCE, mint_tool_token
 
 log = get_logger()
@@ -170,7 +170,7 @@ async def _open(settings: ChatWorkerSettings, worker_id: str, consumer: RabbitBr
 
         model = OpenAIModel(settings.openai_base_url, settings.openai_api_key.get_secret_value(), settings.model)
         stack.push_async_callback(model.close)
-        tools = await stack.enter_async_context(McpTools([_task_tools(settings)]))
+        tools = await stack.enter_async_context(McpTools([_task_tools(settings)], settings.tool_client_limits()))
         runner = Runner(
             Worker(
                 database=database,
@@ -205,26 +205,19 @@ def _runner_limits(settings: ChatWorkerSettings) -> RunnerLimits:
         attempts_max=settings.attempts_max,
         release_delays_seconds=settings.release_delays_seconds,
         release_delay_seconds_max=settings.release_delay_seconds_max,
-        history_turn_count_max=settings.history_turn_count_max,
+        history=settings.history_limits(),
     )
 
 
 @asynccontextmanager
 async def _running(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
-    """Run `work` beside the body. The process is of no use without it, so it stops where that fails."""
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(_stop_process_on_failure)
+    """Run `work` beside the body. The process is of no use without it, so it stops where that ends by itself."""
+    task = supervised(work, name)
     try:
         yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _stop_process_on_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("worker_part_failed", part=task.get_name(), exc_info=error)
-        signal.raise_signal(signal.SIGTERM)
 
 
 async def _watch_intake(runner: Runner, leases: Leases, publisher: Publisher, settings: ChatWorkerSettings) -> None:

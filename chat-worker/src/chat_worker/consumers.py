@@ -26,7 +26,7 @@ async def take_delivery(message: RabbitMessage, runner: Annotated[Runner, Contex
     """
     try:
         ready = _job_ready(message.body)
-        verdict = await runner.run(ready, is_redelivery=bool(message.raw_message.redelivered))
+        verdict = await runner.run(ready, delivery_id=message.raw_message.message_id)
     except InvalidInputError as error:
         log.error("job_message_invalid", cause=error.message, byte_count=len(message.body))  # noqa: TRY400 - no bug here
         await _settle(message.reject(requeue=False))

@@ -24,24 +24,51 @@ class History:
     current: PastTurn
 
 
-async def read(
-    database: Database, user_id: str, job_id: UUID, *, turn_count_max: int, loose_item_count_max: int = 1_000
-) -> History:
-    """The newest `turn_count_max` turns that lead to the job, and the job's own input."""
+@dataclass(frozen=True, slots=True)
+class HistoryLimits:
+    """How much of the past is read, newest first; items without a response have the same limits once more.
+
+    `output_bytes_max` is what one tool result counts for, at most.
+    """
+
+    turn_count_max: int
+    bytes_max: int
+    output_bytes_max: int
+    loose_item_count_max: int = 1_000
+
+
+async def read(database: Database, user_id: str, job_id: UUID, limits: HistoryLimits) -> History:
+    """The newest turns that lead to the job, whole and as many as the limits allow, and the job's own input."""
     async with database.transaction(user_id) as connection:
-        rows = await connection.fetch(_CHAIN, job_id, user_id, turn_count_max)
+        rows = await connection.fetch(
+            _CHAIN, job_id, user_id, limits.turn_count_max, limits.bytes_max, limits.output_bytes_max
+        )
         own = rows[-1]  # the job has items, or it would not have been accepted
-        loose = await connection.fetch(_LOOSE, own["conversation_id"], user_id, own["turn"], loose_item_count_max)
+        loose = await connection.fetch(
+            _LOOSE, own["conversation_id"], user_id, own["turn"], limits.loose_item_count_max, limits.bytes_max
+        )
     return _arranged(rows, loose)
 
 
+# `size` is what the past turns from here to the job have together. Postgres knows a text's length without reading it.
 _CHAIN = """
 with recursive chain as (
-    select id, conversation_id, parent_job_id, turn, 0 as distance from jobs where id = $1 and user_id = $2
+    select id, conversation_id, parent_job_id, turn, 0 as distance, 0::bigint as size
+    from jobs where id = $1 and user_id = $2
     union all
-    select parent.id, parent.conversation_id, parent.parent_job_id, parent.turn, chain.distance + 1
+    select parent.id, parent.conversation_id, parent.parent_job_id, parent.turn, chain.distance + 1,
+           chain.size + said.size + called.size
     from chain join jobs parent on parent.id = chain.parent_job_id and parent.user_id = $2
-    where chain.distance < $3
+    cross join lateral (
+        select coalesce(sum(octet_length(content)), 0)::bigint as size
+        from messages where job_id = parent.id and user_id = $2 and deleted_at is null
+    ) said
+    cross join lateral (
+        select coalesce(sum(octet_length(parameters)), 0)::bigint
+               + coalesce(sum(least(octet_length(result), $5::integer)) filter (where result is not null), 0) as size
+        from tool_calls where job_id = parent.id and user_id = $2
+    ) called
+    where chain.distance < $3 and chain.size <= $4::bigint
 )
 select chain.id as job_id, chain.conversation_id, chain.turn, item.*
 from chain left join lateral (
@@ -52,14 +79,20 @@ from chain left join lateral (
     select ordinal, null, result, id, server_label, tool_name, parameters, error
     from tool_calls where job_id = chain.id and user_id = $2
 ) item on true
+where chain.size <= $4
 order by chain.distance desc, item.ordinal
 """
 
 _LOOSE = """
-select null::uuid as job_id, conversation_id, turn, ordinal, role, content as text
-from messages
-where conversation_id = $1 and user_id = $2 and turn <= $3 and job_id is null and deleted_at is null
-order by turn desc, ordinal desc limit $4
+with newest as (
+    select id, turn, ordinal, sum(octet_length(content)) over (order by turn desc, ordinal desc, id) as size
+    from messages
+    where conversation_id = $1 and user_id = $2 and turn <= $3 and job_id is null and deleted_at is null
+    order by turn desc, ordinal desc limit $4
+)
+select null::uuid as job_id, conversation_id, messages.turn, messages.ordinal, role, content as text
+from newest join messages using (id)
+where newest.size <= $5 or newest.turn = $3
 """
 
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from shared.db import Database
 from shared.errors import DatabaseUnavailableError
+from shared.faults import sabotaged
 from shared.observability import get_logger
 
 log = get_logger()
@@ -65,6 +66,8 @@ class Lease:
 
     def stop(self, reason: StopReason) -> None:
         if self.stop_reason is not None:
+            return
+        if reason in {StopReason.LEASE_LOST, StopReason.LEASE_EXPIRED} and sabotaged("claim_fence"):
             return
         self.stop_reason = reason
         if self._scope is not None and not self._scope.expired():

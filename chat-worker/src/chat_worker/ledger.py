@@ -15,6 +15,7 @@ import msgspec
 from chat_worker.agent.values import JsonObject, ModelRound, PastStep, ToolFinished, ToolResult, ToolStarted
 from chat_worker.leases import Stopped, StopReason
 from shared.db import Database
+from shared.faults import sabotaged
 
 
 class _Kind(StrEnum):
@@ -86,7 +87,7 @@ async def record(database: Database, user_id: str, job_id: UUID, attempt: int, r
             attempt,
             [msgspec.to_builtins(row) for row in rows],
         )
-    if not is_owner:
+    if not is_owner and not sabotaged("claim_fence"):
         raise Stopped(StopReason.LEASE_LOST)
 
 

@@ -17,6 +17,7 @@ from uuid import UUID
 from shared import contracts
 from shared.errors import BrokerUnavailableError
 from shared.events import Event
+from shared.faults import sabotaged
 from shared.messaging import journal_queue, partition_of
 from shared.observability import get_logger
 from shared.states import JobStatus
@@ -30,7 +31,7 @@ Send: TypeAlias = Callable[[str, bytes], Awaitable[None]]
 class OutgoingLimits:
     flush_seconds: float = 0.025
     buffer_bytes_max: int = 8 * 2**20  # of one partition, with what is in flight; who comes then waits
-    message_bytes_max: int = 2**20  # of events; more only where events that were put together have more
+    message_bytes_max: int = 128 * 2**10  # of events; more only where events that were put together have more
     retry_seconds: float = 0.05  # after the first failure, then twice as long each time
     retry_seconds_max: float = 2.0
 
@@ -44,10 +45,18 @@ class Outgoing:
         self._partitions = [_Partition(journal_queue(number), send, limits) for number in range(partition_count)]
 
     async def run(self) -> None:
-        """Send what is put, until cancelled."""
-        async with asyncio.TaskGroup() as senders:
-            for partition in self._partitions:
-                senders.create_task(partition.run(), name=f"sender {partition.queue}")
+        """Send what is put, until cancelled. Ends as soon as one partition's sender does, whatever ended it."""
+        senders = [
+            asyncio.create_task(partition.run(), name=f"sender {partition.queue}") for partition in self._partitions
+        ]
+        try:
+            ended, _ = await asyncio.wait(senders, return_when=asyncio.FIRST_COMPLETED)
+            for sender in ended:
+                sender.result()
+        finally:
+            for sender in senders:
+                sender.cancel()
+            await asyncio.gather(*senders, return_exceptions=True)
 
     def open_lane(self, job_id: UUID, conversation_id: UUID, attempt: int, first_seq: int) -> "Lane":
         partition = self._partitions[partition_of(conversation_id, len(self._partitions))]
@@ -79,7 +88,8 @@ class Lane:
         """Hand over the attempt's next events; waits while the buffer is full.
 
         They stay together: persistence stores all of them or none. `urgent` ones, and what is before them, leave at
-        once. `ended_as` goes with the terminal event.
+        once. `ended_as` goes with the terminal event. Cancelled while it waits, it hands them over all the same: they
+        have their numbers, and what the attempt still has to say comes after them.
         """
         if not events:
             return
@@ -126,9 +136,14 @@ class _Partition:
         self._timer: asyncio.TimerHandle | None = None
 
     async def put(self, batch: _Batch, *, urgent: bool) -> None:
-        while self._byte_count >= self._limits.buffer_bytes_max:
-            self._has_room.clear()
-            await self._has_room.wait()
+        try:
+            while self._byte_count >= self._limits.buffer_bytes_max:
+                self._has_room.clear()
+                await self._has_room.wait()
+        finally:
+            self._append(batch, urgent=urgent)
+
+    def _append(self, batch: _Batch, *, urgent: bool) -> None:
         self._byte_count += batch.byte_count
         self._waiting.append(batch)
         if urgent:
@@ -206,7 +221,7 @@ async def _send_until_confirmed(
         try:
             await send(queue, body)
         except BrokerUnavailableError:
-            if not is_wanted():
+            if not is_wanted() or sabotaged("confirm"):
                 return
             log.warning("message_unconfirmed", queue=queue, byte_count=len(body))
             await asyncio.sleep(delay)

@@ -20,7 +20,7 @@ from uuid import UUID
 
 from chat_worker import history, ledger
 from chat_worker.agent.loop import CLOSING_TEXTS, Turn, TurnLimits, TurnSettings, run_turn
-from chat_worker.agent.prompt import Instructions, PromptLimits, build_prompt
+from chat_worker.agent.prompt import Instructions, PromptLimits, build_prompt, shorter_prompts
 from chat_worker.agent.values import (
     End,
     JsonObject,
@@ -35,6 +35,7 @@ from chat_worker.agent.values import (
     TurnEnded,
     Usage,
 )
+from chat_worker.history import HistoryLimits
 from chat_worker.journal import AttemptJournal, Ended
 from chat_worker.leases import Lease, Leases, Stopped, StopReason
 from chat_worker.ledger import RecordedStep, Row
@@ -44,6 +45,7 @@ from shared.contracts import JobReady, JobReleased, ResumeReply
 from shared.db import Database
 from shared.errors import AttemptError, DatabaseUnavailableError, ParleyError, UnavailableError
 from shared.events import Failure, ResponseEvents
+from shared.faults import reach, sabotaged
 from shared.observability import bound_ids, get_logger
 from shared.states import JobStatus
 
@@ -68,7 +70,7 @@ class RunnerLimits:
     attempts_max: int
     release_delays_seconds: tuple[float, ...]
     release_delay_seconds_max: float
-    history_turn_count_max: int
+    history: HistoryLimits
 
 
 class UserTools(Protocol):
@@ -118,17 +120,22 @@ class Runner:
         self._worker = worker
         self._draining = asyncio.Event()
 
-    async def run(self, ready: JobReady, *, is_redelivery: bool) -> Verdict:
-        """Run the job for as long as this attempt may, and say what becomes of the delivery."""
+    async def run(self, ready: JobReady, *, delivery_id: str | None) -> Verdict:
+        """Run the job for as long as this attempt may, and say what becomes of the delivery.
+
+        `delivery_id` is the same however often the broker delivers this message, and no other message has it. Where
+        the job was claimed with it before, that claim's worker lost the delivery, and with it the job.
+        """
         self.delivery_count += 1
         with bound_ids(job_id=str(ready.job_id), conversation_id=str(ready.conversation_id)):
             try:
-                claim = await self._claim(ready, is_redelivery=is_redelivery)
+                claim = await self._claim(ready, delivery_id)
             except DatabaseUnavailableError:
                 return Verdict.RETURNED
             if claim is None:
                 log.info("job_not_claimable")
                 return Verdict.SETTLED
+            reach("worker.after_claim")
             with (
                 bound_ids(attempt=claim.attempt),
                 self._worker.leases.hold(claim.job_id, claim.attempt, claimed_at=claim.claimed_at) as lease,
@@ -138,7 +145,7 @@ class Runner:
     def drain(self) -> None:
         self._draining.set()
 
-    async def _claim(self, ready: JobReady, *, is_redelivery: bool) -> Claim | None:
+    async def _claim(self, ready: JobReady, delivery_id: str | None) -> Claim | None:
         """Claim the job, waiting for Postgres with the delivery in hand: handing it back would only turn it in circles.
 
         Raises DatabaseUnavailableError if that takes too long, or the process is to stop.
@@ -147,18 +154,17 @@ class Runner:
         deadline = clock() + self._worker.limits.claim_seconds_max
         while not self._draining.is_set():
             try:
-                return await _claim(self._worker, ready, is_redelivery=is_redelivery)
+                return await _claim(self._worker, ready, delivery_id)
             except DatabaseUnavailableError:
                 if clock() > deadline:
                     raise
                 log.warning("claim_waits_for_database")
-                # Whether the failed claim was carried out is unknown; then the job is ours, and only this claims it.
-                is_redelivery = True
+                # If the failed claim was carried out, the next one with the same delivery follows it.
             await _elapsed_or(self._draining, _DATABASE_RETRY_SECONDS)
         raise DatabaseUnavailableError
 
 
-async def _claim(worker: Worker, ready: JobReady, *, is_redelivery: bool) -> Claim | None:
+async def _claim(worker: Worker, ready: JobReady, delivery_id: str | None) -> Claim | None:
     claimed_at = asyncio.get_running_loop().time()
     async with worker.database.connection() as connection:
         row = await connection.fetchrow(
@@ -167,7 +173,7 @@ async def _claim(worker: Worker, ready: JobReady, *, is_redelivery: bool) -> Cla
             ready.job_id,
             worker.leases.worker_id,
             worker.leases.lease_seconds,
-            is_redelivery,
+            delivery_id,
         )
     if row is None:
         return None
@@ -311,22 +317,23 @@ class _Attempt:
 
     async def _recorded_steps(self) -> Sequence[RecordedStep]:
         claim = self._claim
-        if claim.attempt == 1:
+        if claim.attempt == 1 or sabotaged("ledger"):
             return ()
         return await self._patiently(lambda: ledger.read(self._worker.database, claim.user_id, claim.job_id))
 
     async def _turn(self, agent: Agent, steps: Sequence[RecordedStep]) -> Turn:
         worker, claim = self._worker, self._claim
-        turn_count_max = worker.limits.history_turn_count_max
         told = await self._patiently(
-            lambda: history.read(worker.database, claim.user_id, claim.job_id, turn_count_max=turn_count_max)
+            lambda: history.read(worker.database, claim.user_id, claim.job_id, worker.limits.history)
         )
         self._usage = sum((step.round.usage for step in steps), Usage())
         instructions = Instructions(agent.instructions, datetime.now(UTC).date(), claim.request["instructions"])
         prompt = build_prompt(instructions, told.past, told.current, worker.prompt_limits)
+        shorter = shorter_prompts(instructions, told.past, told.current, worker.prompt_limits)
         return Turn(
             job_key=claim.job_id.hex,
             messages=prompt.messages,
+            shorter=(prompt.messages for prompt in shorter),
             past=[step.to_past() for step in steps],
             settings=turn_settings(claim.request),
             limits=worker.turn_limits,
@@ -351,6 +358,7 @@ class _Attempt:
         match happening:
             case TextDelta(text=text):
                 await to.tell_text(text)
+                reach("worker.mid_text")
             case ModelRound():
                 self._step_count += 1
                 self._usage += happening.usage
@@ -359,9 +367,11 @@ class _Attempt:
                 self._call_count += 1
                 round_, self._unrecorded = self._unrecorded, None
                 await self._record(*([happening] if round_ is None else [round_, happening]))
+                reach("worker.after_intent")
                 told = to.close_message() if round_ else []
                 await to.lane.put(told + to.open_call(happening.call, happening.server_label), urgent=True)
             case ToolFinished(result=result):
+                reach("worker.after_tool")
                 await self._record(happening)
                 await to.lane.put(to.close_call(result))
 
@@ -409,6 +419,7 @@ class _Attempt:
                         assert self._journal is not None
                         await self._journal.end(outcome, self._usage)
                         await self._journal.lane.flushed()
+                        reach("worker.after_flush")
                         return Verdict.SETTLED
                     case Released():
                         await self._release(outcome)

@@ -7,6 +7,8 @@ from pydantic_settings import SettingsConfigDict
 
 from chat_worker.agent.loop import TurnLimits
 from chat_worker.agent.prompt import PromptLimits
+from chat_worker.agent.tools import ToolClientLimits
+from chat_worker.history import HistoryLimits
 from chat_worker.outgoing import OutgoingLimits
 from shared.settings import BrokerSettings, well_known
 
@@ -57,26 +59,69 @@ class ChatWorkerSettings(BrokerSettings):
 
     flush_seconds: Annotated[float, Field(ge=0)] = 0.025
     buffer_bytes_max: _Count = 8 * 2**20
-    message_bytes_max: _Count = 2**20
+    # Persistence keeps many messages of each partition in memory.
+    message_bytes_max: _Count = 128 * 2**10
 
     history_turn_count_max: _Count = 200
     prompt_token_count_max: _Count = 24_000
     past_output_bytes_max: _Count = 4_000
+    # Where a model finds the prompt too long; each time half of the history is left out.
+    prompt_shortening_count_max: Annotated[int, Field(ge=0)] = 4
 
     step_count_max: _Count = 20
     call_count_max: _Count = 50
     output_token_count_max: _Count = 32_000
+    arguments_bytes_max: _Count = 65_536
+    model_retry_delays_seconds: tuple[float, ...] = (0.2, 1.0)
+    # Of a call that may be repeated and whose outcome is unknown.
+    tool_retry_delays_seconds: tuple[float, ...] = (0.5, 2.0, 5.0)
+
+    # Each of a tool server's calls and lists, and what is taken of them.
+    tool_call_seconds: _Seconds = 30.0
+    tool_list_seconds: _Seconds = 5.0
+    tool_connect_seconds: _Seconds = 2.0
+    tool_list_ttl_seconds: Annotated[float, Field(ge=0)] = 60.0
+    tool_body_bytes_max: _Count = 2 * 2**20
+    tool_result_bytes_max: _Count = 32 * 2**10
+    tool_count_max: _Count = 64
+    tool_description_chars_max: _Count = 2_000
+    tool_connection_count_max: _Count = 100
 
     def turn_limits(self) -> TurnLimits:
         return TurnLimits(
             step_count_max=self.step_count_max,
             call_count_max=self.call_count_max,
             output_token_count_max=self.output_token_count_max,
+            arguments_bytes_max=self.arguments_bytes_max,
+            retry_delays_seconds=self.model_retry_delays_seconds,
+            tool_retry_delays_seconds=self.tool_retry_delays_seconds,
         )
 
     def prompt_limits(self) -> PromptLimits:
         return PromptLimits(
-            token_count_max=self.prompt_token_count_max, past_output_bytes_max=self.past_output_bytes_max
+            token_count_max=self.prompt_token_count_max,
+            past_output_bytes_max=self.past_output_bytes_max,
+            shortening_count_max=self.prompt_shortening_count_max,
+        )
+
+    def history_limits(self) -> HistoryLimits:
+        return HistoryLimits(
+            turn_count_max=self.history_turn_count_max,
+            bytes_max=self.prompt_limits().history_bytes_max,
+            output_bytes_max=self.past_output_bytes_max,
+        )
+
+    def tool_client_limits(self) -> ToolClientLimits:
+        return ToolClientLimits(
+            call_seconds=self.tool_call_seconds,
+            list_seconds=self.tool_list_seconds,
+            connect_seconds=self.tool_connect_seconds,
+            list_ttl_seconds=self.tool_list_ttl_seconds,
+            body_bytes_max=self.tool_body_bytes_max,
+            result_bytes_max=self.tool_result_bytes_max,
+            tool_count_max=self.tool_count_max,
+            description_chars_max=self.tool_description_chars_max,
+            connection_count_max=self.tool_connection_count_max,
         )
 
     def outgoing_limits(self) -> OutgoingLimits:

@@ -1,27 +1,31 @@
-"""How a client gets its answer: waiting, following, polling; and how it stops one."""
+"""A turn from its acceptance to its answer: accepting, waiting, following, polling; and how a client stops one."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from uuid import UUID
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from gateway.auth import User
 from gateway.dispatch import Dispatcher
-from gateway.limits import StreamSlots
+from gateway.limits import OpenJobs, Slot, Slots
 from gateway.live import Live
 from gateway.settings import GatewaySettings
-from gateway.stream import BEFORE_FIRST, EventStream, Follower, Journal, StreamLimits
-from gateway.turns import Accepted
+from gateway.stream import BEFORE_FIRST, EventStream, Follower, Journal, StreamLimits, disconnected
+from gateway.turns import Accepted, Turn, accept
+from gateway.writer import delete_conversation
 from shared.contracts import CancelRequested, JobReady
 from shared.db import Database, Row
-from shared.errors import ConflictError, NotFoundError
+from shared.errors import InvalidInputError, LimitExceededError, NotFoundError
 from shared.events import Event, JsonObject, response_of
 from shared.states import JobStatus
 from shared.tokens import LEEWAY_SECONDS
 
 
 class Answers:
-    """Everything that happens to a turn after it was accepted, as seen by clients."""
+    """Everything that happens to a turn, as seen by clients."""
 
     def __init__(
         self,
@@ -36,11 +40,34 @@ class Answers:
         self._live = live
         self._settings = settings
         self._stopping = stopping
-        self._slots = StreamSlots(settings.streams_per_user_max)
+        self._open_jobs = OpenJobs(database, settings.open_jobs_max)
+        self._streams = Slots("streams", settings.streams_per_user_max)
+        self._waits = Slots("waits", settings.waits_per_user_max)
+        # Some connections stay free for accepting, however many streams read at once.
+        self._journal_reads = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
 
-    def check_stream_room(self, user_id: str) -> None:
-        """Raises LimitExceededError where the user has as many open streams as allowed; ask before storing anything."""
-        self._slots.check(user_id)
+    def stream_slot(self, user_id: str) -> Slot:
+        """Room for one stream of the user's, to be taken before anything is stored. Raises LimitExceededError."""
+        return self._streams.take(user_id)
+
+    def wait_slot(self, user_id: str) -> Slot:
+        """Room for one request of the user's that waits for an answer. Raises LimitExceededError."""
+        return self._waits.take(user_id)
+
+    async def accept(self, turn: Turn) -> Accepted:
+        """As `turns.accept`, within the limits of this gateway; tells the workers which jobs it interrupts.
+
+        Raises UnavailableError as well, where the whole system has too much to do.
+        """
+        await self._open_jobs.check()
+        accepted = await accept(
+            self._database,
+            turn,
+            open_jobs_max=self._settings.open_jobs_per_user_max,
+            retry_window_seconds=self._settings.retry_window_seconds,
+        )
+        self._tell_cancelled(accepted.interrupted, accepted.conversation_id)
+        return accepted
 
     def start(self, accepted: Accepted) -> None:
         """Let the job run now, if its turn has come. A repeated submission was started by the first one."""
@@ -49,29 +76,41 @@ class Answers:
                 JobReady(job_id=accepted.job_id, conversation_id=accepted.conversation_id, user_id=accepted.user_id)
             )
 
-    async def wait(self, accepted: Accepted, *, seconds: float) -> JsonObject:
-        """The Response object as it ended; as it stands, where that takes longer or this gateway stops."""
+    async def wait(self, accepted: Accepted, receive: Receive, *, seconds: float) -> JsonObject:
+        """The Response object as it ended; as it stands, where that takes longer or this gateway stops.
+
+        Raises ClientDisconnect when the client goes away, which `receive` tells.
+        """
         follower = self._follower(accepted.user_id, accepted.job_id)
         final = asyncio.create_task(follower.final(accepted.events, lambda: self.start(accepted)))
+        gone = asyncio.create_task(disconnected(receive))
         stopping = asyncio.create_task(self._stopping.wait())
+        ends: tuple[asyncio.Task[object], ...] = (final, gone, stopping)
         try:
-            await asyncio.wait((final, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                raise ClientDisconnect
             if final.done():
                 return response_of(final.result())
         finally:
-            for task in (final, stopping):
+            for task in ends:
                 task.cancel()
-            await asyncio.gather(final, stopping, return_exceptions=True)
+            await asyncio.gather(*ends, return_exceptions=True)
         return await self.response(accepted.user_id, accepted.job_id)
 
-    def stream_new(self, user: User, accepted: Accepted) -> EventStream:
+    def answered(self, accepted: Accepted) -> Callable[[], None]:
+        """To be called when the client has its answer: until then the same request may come again as a blind retry."""
+        return lambda: self._dispatcher.answered(accepted.job_id)
+
+    def stream_new(self, user: User, accepted: Accepted, slot: Slot) -> EventStream:
         """The stream of a turn that was just accepted, from its first event."""
         follower = self._follower(accepted.user_id, accepted.job_id)
-        return self._stream(user, follower.follow(BEFORE_FIRST, accepted.events, lambda: self.start(accepted)))
+        batches = follower.follow(BEFORE_FIRST, accepted.events, lambda: self.start(accepted))
+        return self._stream(user, batches, slot, self.answered(accepted))
 
-    def stream(self, user: User, job_id: UUID, starting_after: int | None) -> EventStream:
+    def stream(self, user: User, job_id: UUID, starting_after: int | None, slot: Slot) -> EventStream:
         cursor = BEFORE_FIRST if starting_after is None else starting_after
-        return self._stream(user, self._follower(user.id, job_id).follow(cursor))
+        return self._stream(user, self._follower(user.id, job_id).follow(cursor), slot)
 
     async def response(self, user_id: str, job_id: UUID) -> JsonObject:
         """The Response object as it stands. Raises NotFoundError."""
@@ -90,26 +129,42 @@ class Answers:
     async def cancel(self, user_id: str, job_id: UUID) -> JsonObject:
         """Ask for the job to be stopped, and wait a moment for it to be. Ended ones stay as they are.
 
-        Raises NotFoundError; ConflictError for an ended response that did not run in the background.
+        Raises NotFoundError; InvalidInputError for an ended response that did not run in the background.
         """
         job = await self._job(user_id, job_id)
         if JobStatus(job["status"]).is_terminal:
             if not job["background"] and job["status"] != JobStatus.CANCELLED:
-                raise ConflictError("cannot_cancel", "Cannot cancel a synchronous response.")
+                raise InvalidInputError("cannot_cancel", "Cannot cancel a synchronous response.")
             return _as_response(job)
         async with self._database.transaction(user_id) as connection:
-            await connection.execute(
-                "update jobs set cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp())"
-                " where id = $1 and user_id = $2",
+            is_first = await connection.fetchval(
+                """
+                update jobs set cancel_requested_at = clock_timestamp()
+                where id = $1 and user_id = $2 and cancel_requested_at is null
+                  and status in ('queued', 'in_progress') returning true
+                """,
                 job_id,
                 user_id,
             )
-        self._dispatcher.cancel(CancelRequested(job_id=job_id, conversation_id=job["conversation_id"]))
+        if is_first:
+            self._tell_cancelled([job_id], job["conversation_id"])
         try:
-            async with asyncio.timeout(self._settings.cancel_wait_seconds):
-                return response_of(await self._follower(user_id, job_id).final())
-        except TimeoutError:
+            with self.wait_slot(user_id):
+                async with asyncio.timeout(self._settings.cancel_wait_seconds):
+                    return response_of(await self._follower(user_id, job_id).final())
+        except (TimeoutError, LimitExceededError):
             return await self.response(user_id, job_id)
+
+    async def delete_conversation(self, user_id: str, conversation_id: UUID) -> None:
+        """Hide the conversation and stop what is queued or running in it. Raises NotFoundError."""
+        job_ids = await delete_conversation(self._database, user_id, conversation_id)
+        self._tell_cancelled(job_ids, conversation_id)
+        for job_id in job_ids:
+            self._live.resync(job_id)
+
+    def _tell_cancelled(self, job_ids: Sequence[UUID], conversation_id: UUID) -> None:
+        for job_id in job_ids:
+            self._dispatcher.cancel(CancelRequested(job_id=job_id, conversation_id=conversation_id))
 
     async def _job(self, user_id: str, job_id: UUID) -> Row:
         async with self._database.transaction(user_id) as connection:
@@ -127,14 +182,20 @@ class Answers:
         return row
 
     def _follower(self, user_id: str, job_id: UUID) -> Follower:
-        journal = Journal(self._database, user_id, job_id)
+        journal = Journal(self._database, self._journal_reads, user_id, job_id)
         return Follower(journal, self._live, heartbeat_seconds=self._settings.heartbeat_seconds)
 
-    def _stream(self, user: User, batches: AsyncGenerator[Sequence[Event], None]) -> EventStream:
+    def _stream(
+        self,
+        user: User,
+        batches: AsyncGenerator[Sequence[Event], None],
+        slot: Slot,
+        on_begun: Callable[[], None] | None = None,
+    ) -> EventStream:
         # A stream does not outlive its token: whoever reconnects shows a new one.
         seconds_max = min(self._settings.stream_seconds_max, user.expires_at + LEEWAY_SECONDS - time.time())
         limits = StreamLimits(self._settings.send_timeout_seconds, seconds_max)
-        return EventStream(batches, self._stopping, limits, self._slots.held(user.id))
+        return EventStream(batches, self._stopping, limits, slot, on_begun)
 
 
 def _as_response(job: Row) -> JsonObject:

@@ -59,7 +59,10 @@ async def open_services(settings: GatewaySettings, stopping: asyncio.Event) -> A
         publish_timeout_seconds=settings.publish_timeout_seconds,
     )
     database = await Database.connect(
-        settings.database_url.get_secret_value(), application_name="gateway", pool_size=settings.database_pool_size
+        settings.database_url.get_secret_value(),
+        application_name="gateway",
+        pool_size=settings.database_pool_size,
+        command_seconds=settings.database_seconds_max,
     )
     publisher, live = Publisher(broker), Live(broker)
     dispatcher = Dispatcher(publisher, database)

@@ -9,26 +9,42 @@ from uuid import UUID
 from shared.contracts import CancelRequested, JobReady
 from shared.db import Database
 from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
+from shared.faults import reach, sabotaged
 from shared.messaging import CONTROL, JOBS, Publisher, journal_queue, partition_of
 from shared.observability import get_logger
+from shared.supervision import supervised
 
 log = get_logger()
 
 _MARK_SECONDS = 0.5
+# Locked in the order of their ids, as everywhere. A job that a worker had, even if it queues again, needs no mark: it
+# would look like one that its next worker was told of.
+_DISPATCHED = """
+    update jobs set dispatched_at = clock_timestamp()
+    where id in (select id from jobs
+                 where id = any($1) and status = 'queued' and attempt = 0 and dispatched_at is null
+                   and available_at <= clock_timestamp()
+                 order by id for no key update)
+"""
+_ANSWERED = """
+    update jobs set answered_at = clock_timestamp()
+    where id in (select id from jobs where id = any($1) and answered_at is null order by id for no key update)
+"""
 
 
 class Dispatcher:
-    """Publishes jobs in the background and marks the confirmed ones in batches."""
+    """Publishes jobs in the background; marks in batches which were confirmed, and whose clients got an answer."""
 
     def __init__(self, publisher: Publisher, database: Database) -> None:
         self._publisher = publisher
         self._database = database
         self._publications: set[asyncio.Task[None]] = set()
         self._confirmed: list[UUID] = []
+        self._answered: list[UUID] = []
         self._marker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._marker = asyncio.create_task(self._mark_for_ever(), name="dispatch marker")
+        self._marker = supervised(self._mark_for_ever(), "dispatch marker")
 
     async def stop(self) -> None:
         """Wait for publications under way (each has its timeout), mark them, end."""
@@ -46,12 +62,18 @@ class Dispatcher:
         """Tell the worker that runs the job, and persistence in case none does."""
         self._in_background(self._publish_cancel(request))
 
+    def answered(self, job_id: UUID) -> None:
+        """Note that the client has its answer, so that no later request of the same words is taken for a retry."""
+        self._answered.append(job_id)
+
     async def _publish(self, job: JobReady) -> None:
         try:
             await self._publisher.send(JOBS, job)
         except BrokerUnavailableError as error:
             log.warning("dispatch_unconfirmed", job_id=str(job.job_id), cause=error.message)
-            return
+            if not sabotaged("confirm"):
+                return
+        reach("dispatch.after_confirm")
         self._confirmed.append(job.job_id)
 
     async def _publish_cancel(self, request: CancelRequested) -> None:
@@ -73,20 +95,18 @@ class Dispatcher:
             await self._mark()
 
     async def _mark(self) -> None:
-        if not self._confirmed:
+        confirmed, self._confirmed = self._confirmed, []
+        answered, self._answered = self._answered, []
+        # One transaction each: together they would lock jobs out of order.
+        await self._update(_DISPATCHED, confirmed)
+        await self._update(_ANSWERED, answered)
+
+    async def _update(self, statement: str, job_ids: list[UUID]) -> None:
+        if not job_ids:
             return
-        job_ids, self._confirmed = self._confirmed, []
         try:
             async with self._database.transaction(None) as connection:
                 await connection.execute("select set_config('app.scope', 'dispatch', true)")
-                # A job that a worker has taken meanwhile needs no mark.
-                await connection.execute(
-                    """
-                    update jobs set dispatched_at = clock_timestamp()
-                    where id in (select id from jobs where id = any($1) and status = 'queued' and dispatched_at is null
-                                 order by id for no key update)
-                    """,
-                    job_ids,
-                )
+                await connection.execute(statement, job_ids)
         except DatabaseUnavailableError:
             log.warning("dispatch_unmarked", count=len(job_ids))

@@ -49,7 +49,8 @@ class _JsonRequest(Request):
 
 
 async def _with_json(request: Request) -> Request:
-    body = await read_body(request, services_of(request).settings.body_bytes_max)
+    settings = services_of(request).settings
+    body = await read_body(request, settings.body_bytes_max, settings.body_seconds_max)
     if body:
         _check_media_type(request)
     return _JsonRequest(request, body, decode_json(body) if body else None)

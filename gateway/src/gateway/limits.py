@@ -1,17 +1,22 @@
-"""Every limit on what a request may bring and hold: sizes, pages, nesting, streams."""
+"""Every limit on what a request may bring and hold: sizes, pages, nesting, streams.
 
+(What holds before a request is one, of its head and its connection, is in `http_server.py`.)
+"""
+
+import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from types import TracebackType
+from typing import Annotated, Any, Self, TypeAlias
 
 import msgspec
 from fastapi import Depends, Query
 from pydantic import Field, StringConstraints
 from starlette.requests import Request
 
-from shared.errors import InvalidInputError, LimitExceededError, TooLargeError
+from gateway.problems import BodyTimeoutError
+from shared.db import Database
+from shared.errors import InvalidInputError, LimitExceededError, TooLargeError, UnavailableError
 
 # The wire's own limits, which clients know: not for an operator to set.
 METADATA_PAIRS_MAX = 16
@@ -50,8 +55,21 @@ class Page:
 PageWanted: TypeAlias = Annotated[Page, Depends(Page)]
 
 
-async def read_body(request: Request, bytes_max: int) -> bytes:
-    """The request's body. Raises TooLargeError before more than `bytes_max` were read, announced or not."""
+async def read_body(request: Request, bytes_max: int, seconds_max: float) -> bytes:
+    """The request's body.
+
+    Raises TooLargeError before more than `bytes_max` were read, announced or not; BodyTimeoutError where it is not
+    there after `seconds_max`.
+    """
+    try:
+        async with asyncio.timeout(seconds_max):
+            return await _read_body(request, bytes_max)
+    except TimeoutError as error:
+        message = f"The request body did not arrive within {seconds_max:g} seconds."
+        raise BodyTimeoutError("body_too_slow", message) from error
+
+
+async def _read_body(request: Request, bytes_max: int) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > bytes_max:
         raise _body_too_large(bytes_max)
@@ -124,26 +142,82 @@ def checked_message(text: str, chars_max: int, param: str = "message") -> str:
     return text
 
 
-class StreamSlots:
-    """How many streams each user may hold open at this process."""
+class Slots:
+    """How many requests of one kind each user may hold open at this process."""
 
-    def __init__(self, per_user_max: int) -> None:
+    def __init__(self, what: str, per_user_max: int) -> None:
+        """`what` they are is told to the user, and in the code: `too_many_<what>`."""
+        self._what = what
         self._per_user_max = per_user_max
-        self._open: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
 
-    def check(self, user_id: str) -> None:
-        """Raises LimitExceededError (`too_many_streams`) where the user has as many as allowed."""
-        if self._open[user_id] >= self._per_user_max:
-            message = f"Too many open streams: at most {self._per_user_max} at a time."
-            raise LimitExceededError("too_many_streams", message, retry_after_seconds=5)
+    def take(self, user_id: str) -> "Slot":
+        """Count one more. Raises LimitExceededError where the user has as many as allowed."""
+        if self._taken[user_id] >= self._per_user_max:
+            message = f"Too many open {self._what}: at most {self._per_user_max} at a time."
+            raise LimitExceededError(f"too_many_{self._what}", message, retry_after_seconds=5)
+        self._taken[user_id] += 1
+        return Slot(self, user_id)
 
-    @contextmanager
-    def held(self, user_id: str) -> Iterator[None]:
-        """Count one stream. It was checked before anything was stored, so nothing is refused here."""
-        self._open[user_id] += 1
-        try:
-            yield
-        finally:
-            self._open[user_id] -= 1
-            if not self._open[user_id]:
-                del self._open[user_id]
+    def give_back(self, user_id: str) -> None:
+        self._taken[user_id] -= 1
+        if not self._taken[user_id]:
+            del self._taken[user_id]
+
+
+class Slot:
+    """A slot that is held until `close`, or the end of a `with`; closing it again does nothing."""
+
+    def __init__(self, slots: Slots, user_id: str) -> None:
+        self._slots: Slots | None = slots
+        self._user_id = user_id
+
+    def close(self) -> None:
+        slots, self._slots = self._slots, None
+        if slots is not None:
+            slots.give_back(self._user_id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_COUNT_SECONDS = 1.0
+
+
+class OpenJobs:
+    """How many responses of all users are queued or running, counted at most once a second.
+
+    What is accepted between two counts is not counted: a limit for the system's sake, not an exact one.
+    """
+
+    def __init__(self, database: Database, count_max: int) -> None:
+        self._database = database
+        self._count_max = count_max
+        self._count = 0
+        self._counted_at = float("-inf")
+        self._counting: asyncio.Task[None] | None = None
+
+    async def check(self) -> None:
+        """Raises UnavailableError (`overloaded`) where there are as many as allowed."""
+        if asyncio.get_running_loop().time() - self._counted_at > _COUNT_SECONDS:
+            if self._counting is None or self._counting.done():
+                self._counting = asyncio.create_task(self._read())
+            # One count for all who ask meanwhile: while Postgres hangs, nobody waits for more than one.
+            await asyncio.shield(self._counting)
+        if self._count >= self._count_max:
+            message = "Too many messages are waiting to be answered; please try again a little later."
+            raise UnavailableError("overloaded", message, retry_after_seconds=5)
+
+    async def _read(self) -> None:
+        async with self._database.transaction(None) as connection:
+            await connection.execute("select set_config('app.scope', 'dispatch', true)")
+            self._count = await connection.fetchval(
+                "select count(*) from (select from jobs where status in ('queued', 'in_progress') limit $1) open_jobs",
+                self._count_max,
+            )
+        self._counted_at = asyncio.get_running_loop().time()

@@ -58,7 +58,7 @@ class Live:
 
     def __init__(self, broker: Broker) -> None:
         self._tails: dict[UUID, set[Tail]] = {}
-        self._listener = Listener(broker, LIVE, self._take, self._resync)
+        self._listener = Listener(broker, LIVE, self._take, self._resync_all)
 
     def start(self) -> None:
         self._listener.start()
@@ -82,6 +82,11 @@ class Live:
             if not tails:
                 self._tails.pop(job_id, None)
 
+    def resync(self, job_id: UUID) -> None:
+        """Let those who follow the job read its journal again: it changed in a way that no event tells."""
+        for tail in self._tails.get(job_id, ()):
+            tail.resync()
+
     def _take(self, body: bytes) -> None:
         try:
             batch = decode(body)
@@ -93,7 +98,7 @@ class Live:
                 for tail in self._tails.get(events.job_id, ()):
                     tail.push(events)
 
-    def _resync(self) -> None:
+    def _resync_all(self) -> None:
         for tails in self._tails.values():
             for tail in tails:
                 tail.resync()

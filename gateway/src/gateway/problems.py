@@ -34,12 +34,17 @@ class UnsupportedMediaTypeError(errors.InvalidInputError):
     """The body is in a form that is not read."""
 
 
+class BodyTimeoutError(errors.InvalidInputError):
+    """The body did not come in time."""
+
+
 class AnswerFailedError(errors.ParleyError):
     """The message was accepted and is kept, but its job ended `failed`; `details` hold the ids."""
 
 
 _STATUSES: tuple[tuple[type[errors.ParleyError], HTTPStatus], ...] = (
     (UnsupportedMediaTypeError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
+    (BodyTimeoutError, HTTPStatus.REQUEST_TIMEOUT),
     (errors.InvalidInputError, HTTPStatus.BAD_REQUEST),
     (errors.NotAuthenticatedError, HTTPStatus.UNAUTHORIZED),
     (errors.PermissionDeniedError, HTTPStatus.FORBIDDEN),
@@ -64,6 +69,7 @@ _HEADERS: dict[int, dict[str, str]] = {
     HTTPStatus.BAD_GATEWAY: {"x-should-retry": "false"},
     # The rest of the body is not read, so the connection cannot serve another request.
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: {"connection": "close"},
+    HTTPStatus.REQUEST_TIMEOUT: {"connection": "close"},
 }
 _RETRY_AFTER_SECONDS = 2.0
 

@@ -6,17 +6,20 @@ No database session is held between two reads.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractContextManager, aclosing
+import random
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from uuid import UUID
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.limits import Slot
 from gateway.live import Live, Tail
 from shared.contracts import LiveEvents
 from shared.db import Database
+from shared.db.journal import Page, read_after
 from shared.errors import DatabaseUnavailableError, NotFoundError
 from shared.events import FIRST_SEQUENCE_NUMBER, Event, is_terminal, type_of
 from shared.observability import get_logger
@@ -27,7 +30,12 @@ BEFORE_FIRST = FIRST_SEQUENCE_NUMBER - 1
 
 _HEARTBEAT = b": ping\n\n"
 _DONE = b"data: [DONE]\n\n"
-_BUS_DOWN_POLL_SECONDS = 0.5
+_PAGE_BYTES_MAX = 256 * 1024  # of one read of the journal
+_SLICE_BYTES = 64 * 1024  # of one write to a client
+_READ_TURN_SECONDS = 5.0
+_POLL_SECONDS_MIN = 0.5
+_POLL_SECONDS_MAX = 5.0
+_UNREAD = Page((), has_more=True, is_ended=False)
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -37,41 +45,52 @@ _HEADERS = [
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The stored events of one user's job."""
+    """The stored events of one user's job. `reads` bounds how many streams of this process read at the same time."""
 
     database: Database
+    reads: asyncio.Semaphore
     user_id: str
     job_id: UUID
 
-    async def after(self, cursor: int) -> "Stored":
-        """What is stored behind `cursor`. Raises NotFoundError once the job or its conversation is gone."""
-        async with self.database.transaction(self.user_id) as connection:
-            rows = await connection.fetch(
-                """
-                select b.ended_at is not null as is_ended, j.first_seq, j.frames from jobs b
-                join conversations c on c.id = b.conversation_id and c.deleted_at is null
-                left join journal j on j.job_id = b.id and j.last_seq > $3
-                where b.id = $1 and b.user_id = $2 order by j.first_seq
-                """,
-                self.job_id,
-                self.user_id,
-                cursor,
-            )
-        if not rows:
+    async def after(self, cursor: int) -> Page:
+        """What is stored behind `cursor`, a page of it.
+
+        Raises NotFoundError once the job or its conversation is gone; DatabaseUnavailableError, also where too many
+        others are reading.
+        """
+        try:
+            async with asyncio.timeout(_READ_TURN_SECONDS):
+                await self.reads.acquire()
+        except TimeoutError as error:
+            raise DatabaseUnavailableError from error
+        try:
+            async with self.database.transaction(self.user_id) as connection:
+                page = await read_after(
+                    connection,
+                    user_id=self.user_id,
+                    job_id=self.job_id,
+                    cursor=cursor,
+                    bytes_max=_PAGE_BYTES_MAX,
+                )
+        finally:
+            self.reads.release()
+        if page is None:
             raise NotFoundError("not_found", "No such response.")
-        events: list[Event] = []
-        for row in rows:
-            if row["frames"] is not None:
-                events.extend(_behind(cursor, row["first_seq"], row["frames"].encode().split(b"\n")))
-        return Stored(events, is_ended=rows[0]["is_ended"])
+        return page
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Events behind a cursor; where the job `is_ended`, there will never be more."""
+class Polling:
+    """Pauses between looks into the journal while nothing tells of news: longer and longer, none like the others."""
 
-    events: Sequence[Event]
-    is_ended: bool
+    def __init__(self) -> None:
+        self._seconds = _POLL_SECONDS_MIN
+
+    def next_pause(self) -> float:
+        seconds, self._seconds = self._seconds, min(self._seconds * 1.5, _POLL_SECONDS_MAX)
+        return seconds * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load, guards nothing
+
+    def reset(self) -> None:
+        self._seconds = _POLL_SECONDS_MIN
 
 
 class Follower:
@@ -85,6 +104,7 @@ class Follower:
         self._journal = journal
         self._live = live
         self._heartbeat_seconds = heartbeat_seconds
+        self._polling = Polling()
 
     async def follow(
         self, cursor: int = BEFORE_FIRST, known: Sequence[Event] = (), on_listening: Callable[[], None] | None = None
@@ -92,15 +112,21 @@ class Follower:
         with self._live.tail(self._journal.job_id) as tail:
             if on_listening is not None:
                 on_listening()
-            stored = Stored(known, is_ended=False) if known else await self._journal.after(cursor)
+            page = _page_of(known) if known else await self._journal.after(cursor)
             while True:
-                if stored.events:
-                    cursor += len(stored.events)
-                    yield stored.events
-                if stored.is_ended or (stored.events and is_terminal(stored.events[-1])):
+                if page.events:
+                    self._polling.reset()
+                    cursor += len(page.events)
+                    yield page.events
+                if page.has_more:
+                    page = await self._read_patiently(cursor)
+                    if not (page.events or page.is_ended):
+                        yield ()
+                    continue
+                if page.is_ended or (page.events and is_terminal(page.events[-1])):
                     return
-                stored = await self._next(tail, cursor)
-                if not (stored.events or stored.is_ended):
+                page = await self._next(tail, cursor)
+                if not (page.events or page.is_ended):
                     yield ()
 
     async def final(self, known: Sequence[Event] = (), on_listening: Callable[[], None] | None = None) -> Event:
@@ -110,38 +136,45 @@ class Follower:
             last = events[-1] if events else last
         return last
 
-    async def _next(self, tail: Tail, cursor: int) -> Stored:
+    async def _next(self, tail: Tail, cursor: int) -> Page:
         """What comes right behind `cursor`; nothing after a heartbeat's time."""
         deadline = asyncio.get_running_loop().time() + self._heartbeat_seconds
         while (left := deadline - asyncio.get_running_loop().time()) > 0:
-            arrived = await tail.next(left if self._live.is_up else min(left, _BUS_DOWN_POLL_SECONDS))
+            arrived = await tail.next(left if self._live.is_up else min(left, self._polling.next_pause()))
             if arrived:
                 events = _continue(cursor, arrived)
-                stored = await self._read_patiently(cursor) if events is None else Stored(events, is_ended=False)
+                page = await self._read_patiently(cursor) if events is None else _page_of(events)
             elif arrived is None or not self._live.is_up:
-                stored = await self._read_patiently(cursor)
+                page = await self._read_patiently(cursor)
             else:
                 continue
-            if stored.events or stored.is_ended:
-                return stored
+            if page.events or page.is_ended:
+                return page
         # The bus may have been silent because it lost something.
         return await self._read_patiently(cursor)
 
-    async def _read_patiently(self, cursor: int) -> Stored:
+    async def _read_patiently(self, cursor: int) -> Page:
         try:
             return await self._journal.after(cursor)
         except DatabaseUnavailableError:
-            await asyncio.sleep(_BUS_DOWN_POLL_SECONDS)
-            return Stored((), is_ended=False)
+            await asyncio.sleep(self._polling.next_pause())
+            return _UNREAD
+
+
+def _page_of(events: Sequence[Event]) -> Page:
+    """Events that did not come from the journal, so that it may hold others behind them."""
+    return Page(events, has_more=False, is_ended=False)
 
 
 def _continue(cursor: int, arrived: Sequence[LiveEvents]) -> list[Event] | None:
-    """The new events in `arrived`; None where they leave a gap behind `cursor`."""
+    """The new events in `arrived`; None where they leave a gap behind `cursor`, or end before it."""
     events: list[Event] = []
     for batch in arrived:
         if batch.first_seq > cursor + len(events) + 1:
             return None
         events.extend(_behind(cursor + len(events), batch.first_seq, [bytes(event) for event in batch.events]))
+    if not events and any(is_terminal(bytes(batch.events[-1])) for batch in arrived if batch.events):
+        return None  # the client asked for what follows a number that the response never reached
     return events
 
 
@@ -152,6 +185,20 @@ def _behind(cursor: int, first_seq: int, events: list[Event]) -> list[Event]:
 def frame(event: Event) -> bytes:
     """One server-sent event. JSON holds no line break, so an event cannot break out of its frame."""
     return b"event: %b\ndata: %b\n\n" % (type_of(event).encode(), event)
+
+
+def _slices(events: Sequence[Event]) -> Iterator[bytes]:
+    """Whole frames, in pieces that even a slow reader takes in time; a heartbeat where there are no events."""
+    frames: list[bytes] = []
+    size = 0
+    for framed in map(frame, events):
+        if frames and size + len(framed) > _SLICE_BYTES:
+            yield b"".join(frames)
+            frames, size = [], 0
+        frames.append(framed)
+        size += len(framed)
+    if frames or not events:
+        yield b"".join(frames) or _HEARTBEAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +221,16 @@ class EventStream(Response):
         batches: AsyncGenerator[Sequence[Event], None],
         stopping: asyncio.Event,
         limits: StreamLimits,
-        slot: AbstractContextManager[None],
+        slot: Slot,
+        on_begun: Callable[[], None] | None = None,
     ) -> None:
+        """`slot` is given back at the end; `on_begun` is called once the first events left."""
         super().__init__()
         self._batches = batches
         self._stopping = stopping
         self._limits = limits
         self._slot = slot
+        self._on_begun = on_begun
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         with self._slot:
@@ -188,8 +238,8 @@ class EventStream(Response):
 
     async def _serve(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        pump = asyncio.create_task(self._pump(send))
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(disconnected(receive))  # first: it must know already when the first events are sent
+        pump = asyncio.create_task(self._pump(send, gone))
         stopping = asyncio.create_task(self._stopping.wait())
         ends: tuple[asyncio.Task[object], ...] = (pump, gone, stopping)
         try:
@@ -206,20 +256,28 @@ class EventStream(Response):
         elif isinstance(outcomes[0], Exception):
             raise outcomes[0]
 
-    async def _pump(self, send: Send) -> None:
+    async def _pump(self, send: Send, gone: asyncio.Task[None]) -> None:
         async with aclosing(self._batches) as batches:
             try:
                 async for events in batches:
-                    await self._send_in_time(send, b"".join(map(frame, events)) or _HEARTBEAT)
+                    for body in _slices(events):
+                        await self._send_in_time(send, body)
+                    self._note_begun(gone)
                 await self._send_in_time(send, _DONE)
             except NotFoundError:
                 log.info("stream_closed", cause="deleted")
+
+    def _note_begun(self, gone: asyncio.Task[None]) -> None:
+        on_begun, self._on_begun = self._on_begun, None
+        if on_begun is not None and not gone.done():
+            on_begun()
 
     async def _send_in_time(self, send: Send, body: bytes, *, more: bool = True) -> None:
         async with asyncio.timeout(self._limits.send_timeout_seconds):
             await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has gone away. What is left of the request's body is dropped."""
     while (await receive())["type"] != "http.disconnect":
         pass

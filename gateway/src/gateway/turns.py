@@ -9,12 +9,13 @@ from uuid import UUID
 import asyncpg
 
 from shared.db import Database
-from shared.errors import KeyReusedError, LimitExceededError, NotFoundError
+from shared.errors import ConflictError, KeyReusedError, LimitExceededError, NotFoundError
 from shared.events import Event, JsonObject, ResponseEvents
+from shared.faults import reach
 from shared.ids import Prefix, to_wire, uuid7
 
 _TITLE_CHARS_MAX = 60
-_ACCEPT = "select * from accept_turn($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
+_ACCEPT = f"select * from accept_turn({', '.join(f'${number}' for number in range(1, 19))})"  # noqa: S608 - constant
 
 
 class Role(StrEnum):
@@ -34,16 +35,31 @@ class InputMessage:
 
     @classmethod
     def of_text(cls, role: Role, text: str) -> "InputMessage":
-        kind = "output_text" if role is Role.ASSISTANT else "input_text"
-        return cls(role, text, [{"type": kind, "text": text}])
+        if role is Role.ASSISTANT:
+            return cls(role, text, [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}])
+        return cls(role, text, [{"type": "input_text", "text": text}])
+
+
+class MultitaskStrategy(StrEnum):
+    """What happens to a message for a conversation in which something is queued or running."""
+
+    ENQUEUE = "enqueue"  # its turn comes when the others have ended
+    REJECT = "reject"  # it is refused
+    INTERRUPT = "interrupt"  # the others are stopped, then its turn comes
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What makes two requests one: the client's key, for ever, with the hash of the body it came with."""
+    """What makes two requests one.
+
+    With the client's `key`: the key, for ever; `body_hash` must then be the same. Without: the hash, where the client's
+    library says that it sends the request again (`is_retry`) and the first one's answer was not delivered
+    (`docs/decisions/0006-blind-retries.md`). With neither, every request is a new one.
+    """
 
     key: str | None = None
     body_hash: bytes | None = None
+    is_retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +77,16 @@ class Turn:
     conversation_id: UUID | None = None
     parent_job_id: UUID | None = None
     background: bool = False
+    multitask_strategy: MultitaskStrategy = MultitaskStrategy.ENQUEUE
     submission: Submission = Submission()
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An accepted turn. `events` are its stored ones so far; of a repeated submission they are not known here."""
+    """An accepted turn. `events` are its stored ones so far; of a repeated submission they are not known here.
+
+    `interrupted` are the jobs that are to be stopped for it.
+    """
 
     job_id: UUID
     conversation_id: UUID
@@ -75,17 +95,20 @@ class Accepted:
     events: Sequence[Event]
     is_active: bool
     is_repeat: bool
+    interrupted: Sequence[UUID] = ()
 
     @property
     def response_id(self) -> str:
         return to_wire(Prefix.RESPONSE, self.job_id)
 
 
-async def accept(database: Database, turn: Turn, *, open_jobs_max: int) -> Accepted:
+async def accept(database: Database, turn: Turn, *, open_jobs_max: int, retry_window_seconds: float = 0.0) -> Accepted:
     """Store the turn, its messages and its first events in one transaction, or nothing.
 
-    A repeated submission starts nothing and gives the first one's job. Raises NotFoundError for a conversation that is
-    not the user's, KeyReusedError for a known key with another body, LimitExceededError for too many open jobs.
+    A repeated submission starts nothing and gives the first one's job; a blind retry counts as one if the first one's
+    job is open, or ended no longer ago than the window. Raises NotFoundError for a conversation that is not the user's,
+    KeyReusedError for a known key with another body, LimitExceededError for too many open jobs, ConflictError where the
+    turn would have to wait and must not.
     """
     job_id, conversation_id = uuid7(), turn.conversation_id or uuid7()
     response = _response_object(turn, job_id, conversation_id)
@@ -107,9 +130,12 @@ async def accept(database: Database, turn: Turn, *, open_jobs_max: int) -> Accep
         turn.submission.key,
         turn.submission.body_hash,
         open_jobs_max,
+        turn.multitask_strategy,
+        retry_window_seconds if turn.submission.is_retry else None,
     )
     row = await _call(database, arguments)
     _refuse(row["outcome"])
+    reach("gateway.after_commit")
     return Accepted(
         job_id=row["job_id"],
         conversation_id=row["conversation_id"],
@@ -118,6 +144,7 @@ async def accept(database: Database, turn: Turn, *, open_jobs_max: int) -> Accep
         events=events if row["outcome"] == "accepted" else (),
         is_active=row["is_active"],
         is_repeat=row["outcome"] == "repeated",
+        interrupted=row["interrupted"] or (),
     )
 
 
@@ -141,6 +168,12 @@ def _refuse(outcome: str) -> None:
                 "idempotency_key_reused",
                 "This Idempotency-Key was used with another request body; use a new key for a new request.",
                 param="Idempotency-Key",
+            )
+        case "conversation_locked":
+            raise ConflictError(
+                "conversation_locked",
+                "Another response of this conversation is still queued or running.",
+                param="multitask_strategy",
             )
         case "too_many_open":
             raise LimitExceededError(

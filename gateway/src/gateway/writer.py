@@ -1,5 +1,6 @@
 """What a user changes about conversations. (Turns are accepted in `turns.py`, tasks change in `shared.db.tasks`.)"""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from gateway.queries import CONVERSATION_COLUMNS, conversation_not_found, found_conversation
@@ -48,8 +49,11 @@ async def change_conversation(
     return found_conversation(row, user_id)
 
 
-async def delete_conversation(database: Database, user_id: str, conversation_id: UUID) -> None:
-    """Hide the conversation with all it holds until it is restored. Raises NotFoundError."""
+async def delete_conversation(database: Database, user_id: str, conversation_id: UUID) -> Sequence[UUID]:
+    """Hide the conversation with all it holds until it is restored; the jobs that are to be stopped for it.
+
+    Raises NotFoundError.
+    """
     async with database.transaction(user_id) as db:
         found = await db.fetchval(
             """
@@ -59,12 +63,28 @@ async def delete_conversation(database: Database, user_id: str, conversation_id:
             conversation_id,
             user_id,
         )
-    if found is None:
-        raise conversation_not_found()
+        if found is None:
+            raise conversation_not_found()
+        rows = await db.fetch(
+            """
+            update jobs set cancel_requested_at = clock_timestamp()
+            where id in (select id from jobs
+                         where conversation_id = $1 and user_id = $2 and status in ('queued', 'in_progress')
+                           and cancel_requested_at is null
+                         order by id for no key update)
+            returning id
+            """,
+            conversation_id,
+            user_id,
+        )
+    return [row["id"] for row in rows]
 
 
 async def restore_conversation(database: Database, user_id: str, conversation_id: UUID) -> ConversationView:
-    """Bring a deleted conversation back as it was; one that is not deleted stays as it is. Raises NotFoundError."""
+    """Bring a deleted conversation back; one that is not deleted stays as it is. Raises NotFoundError.
+
+    What was queued or running when it was deleted was stopped then, and stays so.
+    """
     async with database.transaction(user_id) as db:
         row = await db.fetchrow(
             f"""

@@ -4,6 +4,7 @@ import uvicorn
 
 from persistence.app import create_app
 from persistence.settings import PersistenceSettings
+from shared.faults import configure_faults
 from shared.observability import configure_logging
 from shared.settings import settings_or_exit
 
@@ -11,6 +12,7 @@ from shared.settings import settings_or_exit
 def main() -> None:
     settings = settings_or_exit(PersistenceSettings, "persistence")
     configure_logging("persistence", settings)
+    configure_faults(settings)
     uvicorn.run(
         create_app(settings),
         host=settings.host,

@@ -13,8 +13,10 @@ from persistence.writer import Written
 from shared.contracts import JobReady, LiveBatch
 from shared.db import Database
 from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
+from shared.faults import reach
 from shared.messaging import JOBS, LIVE, Publisher, is_reply_queue
 from shared.observability import get_logger
+from shared.supervision import supervised
 
 log = get_logger()
 
@@ -33,7 +35,7 @@ class Announcer:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="announcer")
+        self._task = supervised(self._run(), "announcer")
 
     async def drained(self) -> None:
         """Returns when everything announced so far is told."""
@@ -90,7 +92,7 @@ class Dispatcher:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="dispatcher")
+        self._task = supervised(self._run(), "dispatcher")
 
     async def drained(self) -> None:
         """Returns when everything dispatched so far is published, or given up."""
@@ -136,6 +138,7 @@ class Dispatcher:
         except BrokerUnavailableError as error:
             log.warning("dispatch_unconfirmed", job_id=str(job.job_id), cause=error.message)
             return None
+        reach("dispatch.after_confirm")
         return job.job_id
 
     async def _note(self, job_ids: Sequence[UUID]) -> None:

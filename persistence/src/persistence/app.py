@@ -9,12 +9,15 @@ from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from persistence.announce import Announcer, Dispatcher
 from persistence.consumers import BatchLimits, Intake, WriteBack
+from persistence.dead_letters import DeadLetters
 from persistence.maintenance import Limits, Maintenance
+from persistence.metrics import CONTENT_TYPE, Metrics
+from persistence.retention import Ages, Retention
 from persistence.settings import PersistenceSettings
 from shared.db import Database
 from shared.errors import DatabaseUnavailableError
@@ -23,12 +26,13 @@ from shared.messaging import Broker, Publisher
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The parts that health looks at."""
+    """The parts that health and metrics look at."""
 
     database: Database
     publisher: Publisher
     intake: Intake
     write_back: WriteBack
+    metrics: Metrics
 
 
 class State(TypedDict):
@@ -43,7 +47,8 @@ def create_app(settings: PersistenceSettings) -> Starlette:
         async with run_service(settings) as service:
             yield {"service": service}
 
-    return Starlette(routes=[Route("/health/live", _live), Route("/health/ready", _ready)], lifespan=lifespan)
+    routes = [Route("/health/live", _live), Route("/health/ready", _ready), Route("/metrics", _metrics)]
+    return Starlette(routes=routes, lifespan=lifespan)
 
 
 @asynccontextmanager
@@ -73,15 +78,44 @@ async def run_service(settings: PersistenceSettings) -> AsyncIterator[Service]:
         maintenance = Maintenance(database, publisher, announcer, dispatcher, _limits(settings))
         maintenance.start()
         stack.push_async_callback(maintenance.stop)
+        retention = Retention(database, _ages(settings), round_seconds=settings.retention_round_seconds)
+        retention.start()
+        stack.push_async_callback(retention.stop)
+        dead_letters = DeadLetters(
+            broker,
+            database,
+            announcer,
+            attempts_max=settings.attempts_max,
+            retry_seconds_max=settings.retry_seconds_max,
+        )
+        dead_letters.start()
+        stack.push_async_callback(dead_letters.stop)
         intake = Intake(broker, prefetch_count=settings.prefetch_count)
-        limits = BatchLimits(settings.batch_chunks_max, settings.batch_bytes_max, settings.retry_seconds_max)
-        write_back = WriteBack(intake, database, announcer, maintenance, limits)
+        write_back = WriteBack(intake, database, announcer, maintenance, _batch_limits(settings))
         intake.start()
         write_back.start()
         stack.push_async_callback(intake.stop)
         stack.push_async_callback(write_back.stop, settings.stop_seconds)
         stack.push_async_callback(intake.close_door)
-        yield Service(database, publisher, intake, write_back)
+        yield Service(database, publisher, intake, write_back, Metrics(database, publisher))
+
+
+def _batch_limits(settings: PersistenceSettings) -> BatchLimits:
+    return BatchLimits(
+        chunks_max=settings.batch_chunks_max,
+        bytes_max=settings.batch_bytes_max,
+        retry_seconds_max=settings.retry_seconds_max,
+        tries_max=settings.batch_tries_max,
+    )
+
+
+def _ages(settings: PersistenceSettings) -> Ages:
+    return Ages(
+        roll_up_after_seconds=settings.roll_up_after_seconds,
+        tool_keys_kept_seconds=settings.tool_keys_kept_seconds,
+        deleted_conversations_kept_seconds=settings.deleted_conversations_kept_seconds,
+        dead_letters_kept_seconds=settings.dead_letters_kept_seconds,
+    )
 
 
 def _limits(settings: PersistenceSettings) -> Limits:
@@ -113,6 +147,10 @@ async def _ready(request: Request) -> JSONResponse:
         },
         status_code=200 if is_ready else 503,
     )
+
+
+async def _metrics(request: Request) -> Response:
+    return Response(await request.state.service.metrics.text(), media_type=CONTENT_TYPE)
 
 
 async def _is_up(database: Database) -> bool:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import asyncpg
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
-from aiormq.exceptions import AMQPError
 
 from persistence.announce import Announcer
 from persistence.maintenance import Maintenance
@@ -21,16 +20,27 @@ from persistence.writer import Incoming, Written, write_batch
 from shared import contracts
 from shared.contracts import CancelRequested, JobReleased, JournalChunks, ResumeRequest
 from shared.db import Database
-from shared.errors import DatabaseUnavailableError, InvalidInputError
-from shared.messaging import Broker, Link, journal_queue
+from shared.db.errors import described
+from shared.errors import BrokerUnavailableError, DatabaseUnavailableError, InvalidInputError
+from shared.faults import reach
+from shared.messaging import Broker, Link, acknowledge, dead_letter, failures_as_unavailable, journal_queue
 from shared.observability import get_logger
+from shared.supervision import supervised
 
 log = get_logger()
 
 _RETRY_SECONDS_MIN = 0.1
-_CHANNEL_FAILURES = (AMQPError, OSError, RuntimeError)
-# The message itself cannot be written; all other errors of Postgres pass, or need an operator, and the message waits.
+# The message itself cannot be written.
 _MESSAGE_AT_FAULT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+# It may be the message's own size or content, where Postgres is well otherwise and it happens again and again. All
+# other errors of Postgres pass, or need an operator, and the message waits.
+_MESSAGE_SUSPECTED = (
+    TimeoutError,
+    asyncpg.QueryCanceledError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.OutOfMemoryError,
+    asyncpg.InternalServerError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +58,19 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How much one transaction takes on, and how long it pauses at most before it tries again."""
+    """How much one transaction takes on, and how long it pauses at most before it tries again.
+
+    `tries_max` are those that fail though Postgres answers; then the messages are what is wrong.
+    """
 
     chunks_max: int
     bytes_max: int
     retry_seconds_max: float
+    tries_max: int
+
+
+class UnwritableError(Exception):
+    """A batch that Postgres does not take, though it takes others."""
 
 
 class Intake:
@@ -65,8 +83,6 @@ class Intake:
         self._arrived = asyncio.Event()
         self._consumers: list[tuple[AbstractQueue, str]] = []
         self._link = Link(broker, "journal consumer", self._open)
-        self._connection: AbstractConnection | None = None
-        self._loss: asyncio.Future[None] | None = None  # kept, so that it is not collected while it runs
 
     def start(self) -> None:
         self._link.start()
@@ -75,17 +91,16 @@ class Intake:
         """Take nothing more; what was taken can still be settled until `stop`."""
         consumers, self._consumers = self._consumers, []
         for queue, tag in consumers:
-            with contextlib.suppress(*_CHANNEL_FAILURES, TimeoutError):
+            with contextlib.suppress(BrokerUnavailableError), failures_as_unavailable():
                 await queue.cancel(tag, timeout=2)
         self._waiting.clear()
 
     async def stop(self) -> None:
         await self._link.stop()
 
-    async def start_over(self) -> None:
+    def start_over(self) -> None:
         """Have everything that is not settled delivered again."""
-        if self._connection is not None:
-            await self._connection.close()
+        self._link.start_over()
         self._waiting.clear()
 
     @property
@@ -108,21 +123,14 @@ class Intake:
 
     @asynccontextmanager
     async def _open(self, connection: AbstractConnection) -> AsyncIterator[None]:
-        def lose(*_: object) -> None:
-            self._loss = asyncio.ensure_future(connection.close())
-
-        self._connection = connection
         try:
             for partition in range(self._partition_count):
                 channel = await connection.channel(publisher_confirms=False)
-                # A channel or a consumer that the broker ended is not mended: the whole link starts anew.
-                channel.close_callbacks.add(lose)
-                (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(lose)
+                await self._link.depend_on(channel)
                 self._consumers.append(await self._consume(channel, partition))
             yield
         finally:
             # What waits unacknowledged is delivered again, by the next connection.
-            self._connection = None
             self._consumers = []
             self._waiting.clear()
 
@@ -157,7 +165,7 @@ class WriteBack:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="write back")
+        self._task = supervised(self._run(), "write back")
 
     async def stop(self, seconds: float) -> None:
         """Finish the batch in hand, within `seconds`; call it once nothing new comes in."""
@@ -178,9 +186,9 @@ class WriteBack:
             self._is_idle.clear()
             try:
                 await self._settle(batch)
-            except Exception:
-                log.exception("write_back_failed")
-                await self._intake.start_over()
+            except Exception as error:  # noqa: BLE001
+                log.error("write_back_failed", **described(error))  # noqa: TRY400 - a traceback may quote what rows hold
+                self._intake.start_over()
 
     async def _settle(self, batch: list[Delivery]) -> None:
         """Write `batch` and acknowledge it, message by message where one of them spoils it for the others."""
@@ -188,18 +196,34 @@ class WriteBack:
         good = [delivery for delivery in batch if delivery.incoming is not None]
         try:
             await self._write(good)
-        except Exception:
+        except Exception as error:  # noqa: BLE001
             if len(good) == 1:
-                log.exception("message_unwritable", message_id=good[0].raw.message_id)
+                log.error(  # noqa: TRY400 - a traceback may quote what rows hold
+                    "message_unwritable", message_id=good[0].raw.message_id, **described(error)
+                )
+                await self._write_apart(good[0])
                 dead, good = [*dead, *good], []
             else:
-                log.warning("batch_split", message_count=len(good))
+                log.warning("batch_split", message_count=len(good), **described(error))
                 for delivery in batch:
                     await self._settle([delivery])
                 return
         # First these: acknowledging the last of a channel would take along what comes before it.
-        await _dead_letter(dead)
+        for delivery in dead:
+            await dead_letter(delivery.raw)
         await _acknowledge(good)
+
+    async def _write_apart(self, delivery: Delivery) -> None:
+        """Write what can be written of a message that cannot as a whole; its dead letter tells the rest."""
+        message = delivery.incoming.message if delivery.incoming else None
+        if not isinstance(message, JournalChunks) or len(message.chunks) == 1:
+            return
+        for chunk in message.chunks:
+            alone = Incoming(JournalChunks(chunks=[chunk]))
+            try:
+                await self._write([Delivery(delivery.raw, alone)])
+            except Exception as error:  # noqa: BLE001
+                log.warning("chunk_unwritable", job_id=str(chunk.job_id), **described(error))
 
     async def _write(self, deliveries: Sequence[Delivery]) -> None:
         """Write and tell; as long as the fault is not the messages' own, again and again.
@@ -210,18 +234,35 @@ class WriteBack:
             return
         batch = [delivery.incoming for delivery in deliveries if delivery.incoming]
         pause = _RETRY_SECONDS_MIN
+        suspicion_count = 0
         while True:
             try:
                 async with self._database.transaction(None) as connection:
                     written = await write_batch(connection, batch)
+                    reach("persistence.before_commit")
                 break
             except _MESSAGE_AT_FAULT:
                 raise
             except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
-                log.warning("batch_unwritten", cause=type(error).__name__, detail=str(error), retry_seconds=pause)
+                log.warning("batch_unwritten", retry_seconds=pause, **described(error))
+                if await self._is_suspicious(error):
+                    suspicion_count += 1
+                    if suspicion_count >= self._limits.tries_max:
+                        raise UnwritableError from error
             await asyncio.sleep(pause)
             pause = min(pause * 2, self._limits.retry_seconds_max)
+        reach("persistence.after_commit")
         self._tell(written, deliveries)
+
+    async def _is_suspicious(self, error: Exception) -> bool:
+        """Whether `error` may be the messages' own fault: others of its kind would have Postgres not answer at all."""
+        if not isinstance(error.__cause__ or error, _MESSAGE_SUSPECTED):
+            return False
+        try:
+            await self._database.ping()
+        except DatabaseUnavailableError:
+            return False
+        return True
 
     def _tell(self, written: Written, deliveries: Sequence[Delivery]) -> None:
         chunk_count = sum(delivery.chunk_count for delivery in deliveries)
@@ -260,11 +301,4 @@ async def _acknowledge(deliveries: Iterable[Delivery]) -> None:
     """Acknowledge the last of each consumer with all before it: it has a channel of its own, and is taken in order."""
     last_of_consumer = {delivery.raw.consumer_tag: delivery.raw for delivery in deliveries}
     for raw in last_of_consumer.values():
-        with contextlib.suppress(*_CHANNEL_FAILURES):  # a lost channel brings its messages again
-            await raw.ack(multiple=True)
-
-
-async def _dead_letter(deliveries: Iterable[Delivery]) -> None:
-    for delivery in deliveries:
-        with contextlib.suppress(*_CHANNEL_FAILURES):
-            await delivery.raw.reject(requeue=False)
+        await acknowledge(raw, multiple=True)

@@ -15,6 +15,7 @@ from persistence.outcomes import Outcome, outcome_of
 from shared.contracts import CancelRequested, JobReleased, JournalChunk
 from shared.errors import InvalidInputError
 from shared.events import Event, Failure, JsonObject, ResponseEvents, is_terminal
+from shared.faults import sabotaged
 from shared.observability import get_logger
 from shared.states import JobStatus, may_move
 
@@ -22,6 +23,7 @@ log = get_logger()
 
 _EVENT_START = b'{"type":"'
 _DELAY_SECONDS_MAX = 3_600.0
+_NOBODY = 0  # as the fence: attempts are numbered from 1
 _NUMBER_WITHIN = 128  # bytes; the number follows the type, and types are short
 
 
@@ -40,6 +42,38 @@ class AttemptsSpent:
 
     job_id: UUID
     conversation_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """From an operator to the writer: fail this job, whoever has it; `reason` is what its user reads."""
+
+    job_id: UUID
+    conversation_id: UUID
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """To the writer: the broker threw out the message that this job may run; let another one be sent."""
+
+    job_id: UUID
+    conversation_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class LostChunk:
+    """To the writer: this chunk will never be stored."""
+
+    chunk: JournalChunk
+
+    @property
+    def job_id(self) -> UUID:
+        return self.chunk.job_id
+
+    @property
+    def conversation_id(self) -> UUID:
+        return self.chunk.conversation_id
 
 
 @dataclass(slots=True)
@@ -122,10 +156,18 @@ def take_chunk(draft: Draft, chunk: JournalChunk) -> None:
             assert_never(unreachable)
 
 
+def lose_chunk(draft: Draft, lost: LostChunk) -> None:
+    """Run the job again if `lost` would have continued its journal, now or later."""
+    if place_of(lost.chunk, draft) in (Place.NEXT, Place.AHEAD):
+        log.warning("chunk_lost", **_ids(draft), chunk_attempt=lost.chunk.attempt, first_seq=lost.chunk.first_seq)
+        _fence_and_rerun(draft, lost.chunk)
+
+
 def place_of(chunk: JournalChunk, draft: Draft) -> Place:
     if chunk.next_seq <= draft.next_seq:
         return Place.KNOWN
     is_current = chunk.attempt == draft.journal_attempt and chunk.attempt <= draft.attempt
+    is_current = is_current or sabotaged("journal_fence")
     if draft.status.is_terminal or not is_current:
         return Place.FENCED
     return Place.NEXT if chunk.first_seq <= draft.next_seq else Place.AHEAD
@@ -158,6 +200,18 @@ def give_up(draft: Draft, _message: AttemptsSpent) -> None:
         draft.end_here(JobStatus.FAILED, Failure("attempts_exhausted", message))
 
 
+def end_by_operator(draft: Draft, message: GivenUp) -> None:
+    """A worker that has the job finds its lease gone, and what it still sends is fenced."""
+    if not draft.status.is_terminal:
+        draft.end_here(JobStatus.FAILED, Failure("ended_by_operator", message.reason))
+
+
+def deliver_again(draft: Draft, _message: Undelivered) -> None:
+    """Let a job that still waits be published; one that a worker has, its lease looks after."""
+    if draft.status is JobStatus.QUEUED:
+        draft.run_again(0.0)
+
+
 def _append(draft: Draft, chunk: JournalChunk) -> None:
     events = [bytes(event) for event in chunk.events[draft.next_seq - chunk.first_seq :]]
     try:
@@ -184,7 +238,8 @@ def _outcome(last: Event, ended_as: JobStatus | None) -> Outcome | None:
 def _fence_and_rerun(draft: Draft, chunk: JournalChunk) -> None:
     if chunk.attempt < draft.attempt:
         return  # the next attempt runs already: its barrier closes what the lost events left open
-    draft.move_fence(draft.attempt + 1)
+    # Not yet the next attempt's: its barrier, which closes what is left open, knows by this that it comes first.
+    draft.move_fence(_NOBODY)
     draft.run_again(0.0)
 
 

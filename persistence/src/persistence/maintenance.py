@@ -17,12 +17,27 @@ from persistence.drafts import AttemptsSpent
 from persistence.writer import Incoming, Written, write_batch
 from shared.contracts import CancelRequested, JobReady
 from shared.db import Database, Row
+from shared.db.errors import described
 from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
+from shared.faults import sabotaged
 from shared.messaging import JOBS, Publisher
 from shared.observability import get_logger
+from shared.supervision import supervised
 
 log = get_logger()
 
+# Found by the partial indexes on active conversations and on open jobs; locked by their keys afterwards.
+FIND_ASTRAY = """
+    with astray as materialized (
+        select c.id from conversations c left join jobs j on j.id = c.active_job_id
+        where c.active_job_id is not null and (j.id is null or j.status not in ('queued', 'in_progress'))
+        union
+        select c.id from jobs j join conversations c on c.id = j.conversation_id
+        where c.active_job_id is null and j.status in ('queued', 'in_progress')
+        limit $1)
+    select id from conversations where id = any(array(select id from astray))
+    order by id for no key update skip locked
+"""
 LOCK = 7214002  # of Postgres; any number that nothing else in the database locks
 
 
@@ -54,7 +69,7 @@ class Maintenance:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="maintenance")
+        self._task = supervised(self._run(), "maintenance")
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -115,7 +130,7 @@ class Maintenance:
     async def publish_due_jobs(self) -> float:
         """Publish the active jobs that wait for a worker without one having been told; returns the seconds to wait."""
         async with self._alone() as connection:
-            if not connection or not self._publisher.is_up:
+            if not connection or not self._publisher.is_up or sabotaged("outbox"):
                 return self._limits.round_seconds
             unsent = await self._find_unsent(connection)
             unclaimed = await self._find_unclaimed(connection)
@@ -145,8 +160,8 @@ class Maintenance:
                 pause = await self.run_once()
             except DatabaseUnavailableError:
                 pause = self._limits.round_seconds
-            except Exception:
-                log.exception("maintenance_failed")
+            except Exception as error:  # noqa: BLE001
+                log.error("maintenance_failed", **described(error))  # noqa: TRY400 - a traceback may quote what rows hold
                 pause = self._limits.round_seconds
 
     @asynccontextmanager
@@ -217,19 +232,7 @@ class Maintenance:
 
 
 async def _repair_active_jobs(connection: asyncpg.Connection, repairs_max: int) -> list[Row]:
-    locked = await connection.fetch(
-        """
-        select id from conversations
-        where id in (select c.id from conversations c left join jobs j on j.id = c.active_job_id
-                     where c.active_job_id is not null
-                       and (j.id is null or j.status not in ('queued', 'in_progress'))
-                     union all
-                     select c.id from conversations c join jobs j on j.conversation_id = c.id
-                     where c.active_job_id is null and j.status in ('queued', 'in_progress'))
-        order by id limit $1 for no key update skip locked
-        """,
-        repairs_max,
-    )
+    locked = await connection.fetch(FIND_ASTRAY, repairs_max)
     if not locked:
         return []
     # Looked at again with a new snapshot, now that nobody can change them.

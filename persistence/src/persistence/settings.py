@@ -21,11 +21,15 @@ class PersistenceSettings(BrokerSettings):
     database_url: SecretStr = well_known("PERSISTENCE_DATABASE_URL")
     database_pool_size: Annotated[int, Field(ge=2)] = 5
 
-    # Messages of one partition that wait here unacknowledged; with the batch limits it bounds the memory.
-    prefetch_count: Annotated[int, Field(ge=1, le=65_535)] = 200
+    # Messages of one partition that wait here unacknowledged. Times the partitions, times what workers put into one
+    # message (CHAT_WORKER_MESSAGE_BYTES_MAX, and a single event may be larger), it is what waits in memory.
+    prefetch_count: Annotated[int, Field(ge=1, le=65_535)] = 64
     batch_chunks_max: Annotated[int, Field(ge=1)] = 1_000
     batch_bytes_max: Annotated[int, Field(ge=1)] = 4 * 2**20
     retry_seconds_max: Seconds = 5.0  # the longest pause between two tries to write a batch while Postgres is away
+    # Tries to write a batch that fail though Postgres answers; then its messages go one by one, and one that fails as
+    # often alone is thrown out.
+    batch_tries_max: Annotated[int, Field(ge=1)] = 3
 
     maintenance_seconds: Seconds = 2.0  # between two rounds of repairs; a released job is on time nevertheless
     dispatch_grace_seconds: Seconds = 5.0  # what the gateway has to get a new job confirmed, or a cancel carried out
@@ -35,5 +39,12 @@ class PersistenceSettings(BrokerSettings):
     # Workers end a job at their own, lower limit; this ends one whose every worker dies before it can.
     attempts_max: Annotated[int, Field(ge=1)] = 10
     repairs_max: Annotated[int, Field(ge=1)] = 500  # rows that one repair takes at a time
+
+    retention_round_seconds: Seconds = 60.0  # between two looks for what is old
+    roll_up_after_seconds: Seconds = 3_600.0  # after its end a job's journal is packed and its ledger deleted
+    # How long these are kept: keys of tool calls, which no repeat may outlive; hidden conversations; dead letters.
+    tool_keys_kept_seconds: Seconds = 7 * 86_400.0
+    deleted_conversations_kept_seconds: Seconds = 30 * 86_400.0
+    dead_letters_kept_seconds: Seconds = 30 * 86_400.0
 
     stop_seconds: Seconds = 10.0  # to finish the batch in hand at the end

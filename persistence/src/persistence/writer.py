@@ -4,6 +4,7 @@ Rows are locked conversations first, then jobs, each in the order of their ids, 
 several processes then wait for each other instead of dying of a deadlock.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
@@ -12,7 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from persistence import drafts
-from persistence.drafts import AttemptsSpent, Draft
+from persistence.drafts import AttemptsSpent, Draft, GivenUp, LostChunk, Undelivered
 from persistence.resume import refusal, resume
 from shared.contracts import (
     CancelRequested,
@@ -31,14 +32,15 @@ from shared.states import JobStatus
 
 log = get_logger()
 
-_AboutOneJob = JournalChunk | ResumeRequest | JobReleased | CancelRequested | AttemptsSpent
+_FromUs = AttemptsSpent | GivenUp | Undelivered | LostChunk
+_AboutOneJob = JournalChunk | ResumeRequest | JobReleased | CancelRequested | _FromUs
 
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
     """A message to write back, and the queue that waits for its answer."""
 
-    message: ToPersistence | AttemptsSpent
+    message: ToPersistence | _FromUs
     reply_to: str | None = None
 
 
@@ -81,7 +83,7 @@ async def write_batch(connection: asyncpg.Connection, batch: Sequence[Incoming])
     messages = list(_by_job(batch))
     active_jobs = await _lock_conversations(connection, {m.job_id for m, _ in messages if _may_end_a_job(m)})
     jobs = await _lock_jobs(connection, {m.job_id for m, _ in messages})
-    await _read_journals(connection, jobs, {m.job_id for m, _ in messages if _needs_the_journal(m)})
+    await _read_journals(connection, jobs, _jobs_to_rebuild(jobs, [message for message, _ in messages]))
     for message, reply_to in messages:
         reply = _apply(jobs.get(message.job_id), message)
         if reply and reply_to:
@@ -103,14 +105,33 @@ def _may_end_a_job(message: _AboutOneJob) -> bool:
     match message:
         case JournalChunk():
             return message.ended_as is not None
-        case ResumeRequest():
+        case ResumeRequest() | Undelivered() | LostChunk():
             return False
-        case JobReleased() | CancelRequested() | AttemptsSpent():
+        case JobReleased() | CancelRequested() | AttemptsSpent() | GivenUp():
             return True
 
 
-def _needs_the_journal(message: _AboutOneJob) -> bool:
-    return not isinstance(message, JournalChunk)
+def _jobs_to_rebuild(jobs: dict[UUID, Draft], messages: Sequence[_AboutOneJob]) -> set[UUID]:
+    """The jobs whose response a message may need as far as it goes; that takes reading all of their events."""
+    counts = Counter(message.job_id for message in messages)
+    return {m.job_id for m in messages if m.job_id in jobs and _may_rebuild(jobs[m.job_id], m, counts[m.job_id] > 1)}
+
+
+def _may_rebuild(job: Draft, message: _AboutOneJob, is_one_of_several: bool) -> bool:  # noqa: FBT001
+    """Whether applying `message` may end or resume `job`; one of several of a batch may meet it in another state."""
+    match message:
+        case JournalChunk() | Undelivered() | LostChunk():
+            return False
+        case ResumeRequest():
+            return message.attempt == job.attempt
+        case JobReleased():
+            return job.is_cancel_requested
+        case CancelRequested():
+            return job.is_cancel_requested and (is_one_of_several or job.status is JobStatus.QUEUED)
+        case AttemptsSpent():
+            return is_one_of_several or job.status is JobStatus.QUEUED
+        case GivenUp():
+            return True
 
 
 def _apply(job: Draft | None, message: _AboutOneJob) -> ResumeReply | None:
@@ -128,6 +149,12 @@ def _apply(job: Draft | None, message: _AboutOneJob) -> ResumeReply | None:
             drafts.cancel(job, message)
         case AttemptsSpent():
             drafts.give_up(job, message)
+        case GivenUp():
+            drafts.end_by_operator(job, message)
+        case Undelivered():
+            drafts.deliver_again(job, message)
+        case LostChunk():
+            drafts.lose_chunk(job, message)
         case _ as unreachable:
             assert_never(unreachable)
     return None

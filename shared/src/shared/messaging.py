@@ -3,7 +3,7 @@
     chat.jobs           quorum queue            gateway, persistence → chat workers: a job may run
     chat.journal.<p>    quorum queues, single   chat workers → persistence: what attempts produced
                         active consumer
-    chat.dead           quorum queue            what the fuses threw out; maintenance reads it
+    chat.dead           quorum queue            what the fuses threw out → persistence
     chat.live           fanout exchange         persistence → every gateway: events that are stored now
     chat.control        fanout exchange         gateway → every chat worker: cancel
 
@@ -12,9 +12,8 @@ are plain, not "robust": a `Link` makes a new one after a loss and starts from w
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import parse_qs, urlsplit
@@ -24,7 +23,6 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aio_pika.connection import make_url
 from aiormq.abc import DeliveredMessage
-from aiormq.exceptions import AMQPError
 from faststream.rabbit import QueueType, RabbitQueue
 from faststream.rabbit.schemas.queue import QuorumQueueArgs
 from pamqp.commands import Basic
@@ -34,6 +32,7 @@ from shared import contracts
 from shared.errors import BrokerUnavailableError
 from shared.ids import uuid7
 from shared.observability import get_logger
+from shared.supervision import supervised
 
 log = get_logger()
 
@@ -46,6 +45,7 @@ _RETRY_SECONDS = 0.5
 _HEARTBEAT_SECONDS = 10  # a silent peer is noticed after 20 to 33 s
 _QUEUE_LENGTH_MAX = 100_000
 _LISTENER_QUEUE_LENGTH_MAX = 10_000
+_CLOSE_SECONDS = 2
 _DEAD_LETTERS: FieldTable = {
     "x-dead-letter-exchange": "",
     "x-dead-letter-routing-key": DEAD,
@@ -62,7 +62,13 @@ _JOURNAL_ARGUMENTS: FieldTable = {
     "x-delivery-limit": 1000,
     **_DEAD_LETTERS,
 }
-_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError)
+# Full, because nobody reads it, it refuses; what was thrown out then stays with the queue that did so.
+_DEAD_ARGUMENTS: FieldTable = {
+    "x-queue-type": "quorum",
+    "x-single-active-consumer": True,
+    "x-overflow": "reject-publish",
+    "x-max-length": _QUEUE_LENGTH_MAX,
+}
 
 jobs_queue = RabbitQueue(
     JOBS,
@@ -92,7 +98,7 @@ def with_heartbeat(url: str) -> str:
 async def declare_topology(channel: AbstractChannel, partition_count: int) -> None:
     for name in (LIVE, CONTROL):
         await channel.declare_exchange(name, aio_pika.ExchangeType.FANOUT, durable=True)
-    await channel.declare_queue(DEAD, durable=True, arguments={"x-queue-type": "quorum"})
+    await channel.declare_queue(DEAD, durable=True, arguments=_DEAD_ARGUMENTS)
     await channel.declare_queue(JOBS, durable=True, arguments=_JOBS_ARGUMENTS)
     for partition in range(partition_count):
         await channel.declare_queue(journal_queue(partition), durable=True, arguments=_JOURNAL_ARGUMENTS)
@@ -121,6 +127,7 @@ class Link:
         session: Callable[[AbstractConnection], AbstractAsyncContextManager[None]],
     ) -> None:
         self.is_up = asyncio.Event()
+        self._lost = asyncio.Event()
         self._url = with_heartbeat(broker.url)
         self._name = f"{broker.process} {purpose}"
         self._partition_count = broker.partition_count
@@ -128,12 +135,25 @@ class Link:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=f"link {self._name}")
+        self._task = supervised(self._run(), f"link {self._name}")
 
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def start_over(self) -> None:
+        """Close the connection of now, and make a new one."""
+        self._lost.set()
+
+    async def depend_on(self, channel: AbstractChannel) -> None:
+        """Start over when the broker closes `channel`, of the connection of now, or cancels a consumer on it.
+
+        Neither is mended by itself: without this, a session would be up and deaf.
+        """
+        lost = self._lost
+        channel.close_callbacks.add(lambda *_: lost.set())
+        (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(lambda *_: lost.set())
 
     async def _run(self) -> None:
         task = asyncio.current_task()
@@ -141,13 +161,14 @@ class Link:
         # The client library turns a cancellation while it connects into an error of its own; the task remembers it.
         while not task.cancelling():
             try:
-                await self._run_once()
-            except _FAILURES as error:
-                log.warning("broker_link_lost", link=self._name, cause=type(error).__name__)
+                with failures_as_unavailable():
+                    await self._run_once()
+            except BrokerUnavailableError as error:
+                log.warning("broker_link_lost", link=self._name, cause=type(error.__cause__).__name__)
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _run_once(self) -> None:
-        lost = asyncio.Event()
+        lost = self._lost = asyncio.Event()
         name = f"parley {self._name}"
         connection = aio_pika.Connection(make_url(self._url), client_properties={"connection_name": name})
         # Closed even if it never opened: it would do that by itself when it is collected, outside of any event loop.
@@ -165,8 +186,36 @@ class Link:
             log.warning("broker_link_lost", link=self._name, cause="closed")
         finally:
             self.is_up.clear()
-            with contextlib.suppress(*_FAILURES):
-                await asyncio.wait_for(connection.close(), 2)
+            with suppress(BrokerUnavailableError), failures_as_unavailable():
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await connection.close()
+
+
+@contextmanager
+def failures_as_unavailable() -> Iterator[None]:
+    """Turn whatever the client library raises into BrokerUnavailableError; put it around every use of the broker.
+
+    Beside its own errors it raises plain `Exception`, and it cancels what waits for a connection that its heartbeat
+    found stuck: to a task such a cancellation looks as if it were meant for it, but nobody asked the task to end.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if task.cancelling():
+            raise
+        raise _broker_unavailable("the connection was lost") from error
+    except Exception as error:
+        raise _broker_unavailable(type(error).__name__) from error
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """Messages that are ready, without those that a consumer holds unacknowledged; and consumers, active or waiting."""
+
+    message_count: int
+    consumer_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +265,9 @@ class Publisher:
             message_id=uuid7().hex,  # keys the return of an unroutable message, so one per publish
             reply_to=reply_to,
         )
-        try:
+        with failures_as_unavailable():
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await self._channels.confirmed.default_exchange.publish(message, queue, mandatory=True)
-        except _FAILURES as error:
-            raise _broker_unavailable(type(error).__name__) from error
         frame = answer.delivery if isinstance(answer, DeliveredMessage) else answer
         if not isinstance(frame, Basic.Ack):
             raise _broker_unavailable(type(frame).__name__)
@@ -235,14 +282,17 @@ class Publisher:
 
     async def queue_length(self, queue: str) -> int:
         """Messages ready in `queue`. Raises BrokerUnavailableError."""
+        return (await self.queue_state(queue)).message_count
+
+    async def queue_state(self, queue: str) -> QueueState:
+        """Raises BrokerUnavailableError."""
         if self._channels is None:
             raise _broker_unavailable("not connected")
-        try:
+        with failures_as_unavailable():
             async with asyncio.timeout(self._timeout_seconds):
                 found = await self._channels.transient.declare_queue(queue, passive=True)
-        except _FAILURES as error:
-            raise _broker_unavailable(type(error).__name__) from error
-        return found.declaration_result.message_count or 0
+        result = found.declaration_result
+        return QueueState(result.message_count or 0, result.consumer_count or 0)
 
     async def _send_transient(self, exchange: str, routing_key: str, body: bytes) -> None:
         if self._channels is None:
@@ -251,11 +301,12 @@ class Publisher:
         message = aio_pika.Message(body, content_type="application/json")
         channel = self._channels.transient
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                target = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
-                await target.publish(message, routing_key, mandatory=False)
-        except _FAILURES as error:
-            log.warning("transient_message_lost", exchange=exchange or "reply", cause=type(error).__name__)
+            with failures_as_unavailable():
+                async with asyncio.timeout(self._timeout_seconds):
+                    found = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
+                    await found.publish(message, routing_key, mandatory=False)
+        except BrokerUnavailableError as error:
+            log.warning("transient_message_lost", exchange=exchange or "reply", cause=error.message)
 
     @asynccontextmanager
     async def _open(self, connection: AbstractConnection) -> AsyncIterator[None]:
@@ -263,10 +314,9 @@ class Publisher:
             confirmed=await connection.channel(publisher_confirms=True, on_return_raises=True),
             transient=await connection.channel(publisher_confirms=False),
         )
-        # A channel that the broker closed is not mended: the whole link starts anew.
-        for channel in (self._channels.confirmed, self._channels.transient):
-            channel.close_callbacks.add(lambda *_: asyncio.ensure_future(connection.close()))
         try:
+            for channel in (self._channels.confirmed, self._channels.transient):
+                await self._link.depend_on(channel)
             yield
         finally:
             self._channels = None
@@ -309,6 +359,7 @@ class Listener:
     @asynccontextmanager
     async def _open(self, connection: AbstractConnection) -> AsyncIterator[None]:
         channel = await connection.channel(publisher_confirms=False)
+        await self._link.depend_on(channel)
         queue = await channel.declare_queue(
             f"{self._exchange}.{self._process}.{uuid7().hex}",
             exclusive=True,
@@ -326,6 +377,18 @@ class Listener:
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
         self._on_message(message.body)
+
+
+async def acknowledge(message: AbstractIncomingMessage, *, multiple: bool = False) -> None:
+    """Acknowledge `message`, with `multiple` all before it on its channel. A lost channel brings them again."""
+    with suppress(BrokerUnavailableError), failures_as_unavailable():
+        await message.ack(multiple=multiple)
+
+
+async def dead_letter(message: AbstractIncomingMessage) -> None:
+    """Send `message` to chat.dead. A lost channel brings it again."""
+    with suppress(BrokerUnavailableError), failures_as_unavailable():
+        await message.reject(requeue=False)
 
 
 def is_reply_queue(name: str) -> bool:

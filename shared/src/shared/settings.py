@@ -40,11 +40,16 @@ class ServiceSettings(BaseSettings):
     profile: Profile = well_known("PARLEY_PROFILE", default=Profile.PRODUCTION)
     log_format: LogFormat = well_known("LOG_FORMAT", default=LogFormat.JSON)
     log_level: str = well_known("LOG_LEVEL", default="INFO")
+    # For tests, see `shared.faults`.
+    fault: str | None = well_known("PARLEY_FAULT", default=None)
+    sabotage: str | None = well_known("PARLEY_SABOTAGE", default=None)
 
     @model_validator(mode="after")
-    def _secrets_are_secret(self) -> Self:
+    def _is_fit_for_its_profile(self) -> Self:
         if self.profile is Profile.LOCAL:
             return self
+        if self.fault or self.sabotage:
+            raise ValueError("PARLEY_FAULT and PARLEY_SABOTAGE break what is promised: only in the local profile")
         for name, value in self:
             if name.endswith("_secret") and isinstance(value, SecretStr):
                 _refuse_weak(name, value.get_secret_value())

@@ -2,6 +2,7 @@
 
 import uvicorn
 
+from shared.faults import configure_faults
 from shared.observability import configure_logging
 from shared.settings import settings_or_exit
 from task_tools.app import create_app
@@ -11,6 +12,7 @@ from task_tools.settings import TaskToolsSettings
 def main() -> None:
     settings = settings_or_exit(TaskToolsSettings, "task-tools")
     configure_logging("task-tools", settings)
+    configure_faults(settings)
     uvicorn.run(
         create_app(settings),
         host=settings.host,

@@ -11,6 +11,7 @@ from mcp.server.context import ServerRequestContext
 from pydantic import BaseModel
 
 from shared.errors import InvalidInputError, KeyReusedError
+from shared.faults import sabotaged
 
 META_KEY = "parley/idempotency-key"
 ResultT = TypeVar("ResultT", bound=BaseModel)
@@ -49,6 +50,8 @@ async def once(
     All in the caller's transaction: effect and key are committed together or not at all. An effect that raises leaves
     the key unused. Raises KeyReusedError if the key was used by another call.
     """
+    if sabotaged("idempotency"):
+        return await effect()
     # A second call under the key waits here until the first has ended; then it sees the first one's row.
     await db.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", f"{user_id} {call.key}")
     earlier = await db.fetchrow(

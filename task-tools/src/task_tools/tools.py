@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
 
+from mcp import MCPError
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.types import ToolAnnotations
+from mcp.types import INTERNAL_ERROR, ToolAnnotations
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
@@ -84,7 +85,8 @@ class TaskTools:
     """The tools, each one transaction as the user whom the request's token names.
 
     With an idempotency key in its `_meta`, a call that comes again returns the stored result and changes nothing.
-    What the model can mend, and a database that is away, is raised as ToolError with a text for the model.
+    What the model can mend is raised as ToolError with a text for the model. A database that is away is an error of the
+    protocol instead: the change may have been committed, and only the client knows whether it can repeat the call.
     """
 
     def __init__(self, database: Database, limits: TaskLimits) -> None:
@@ -132,7 +134,7 @@ class TaskTools:
         ] = "all",
     ) -> TaskList:
         """List the user's tasks, oldest first, with their ids. Call it before changing a task whose id is not known."""
-        with _told_to_the_model():
+        with _told_apart():
             async with self._database.transaction(_caller(ctx)) as db:
                 page = await tasks.list_tasks(
                     db, _caller(ctx), status=TaskStatus(status), limit=self._limits.listed_tasks_max
@@ -196,7 +198,7 @@ class TaskTools:
     async def _once(self, ctx: Call, result_type: type[ResultT], effect: Effect[ResultT]) -> ResultT:
         """Run `effect` in one transaction of the caller, at most once under the call's idempotency key."""
         user_id = _caller(ctx)
-        with _told_to_the_model():
+        with _told_apart():
             call = keyed_call(ctx.request_context)
             async with self._database.transaction(user_id) as db:
                 if call is None:
@@ -242,10 +244,11 @@ def _priority(text: str | None) -> Priority | None:
 
 
 @contextmanager
-def _told_to_the_model() -> Iterator[None]:
+def _told_apart() -> Iterator[None]:
+    """Tell the model what it can mend, and the client what it may repeat."""
     try:
         yield
     except RejectedError as error:
         raise ToolError(error.message) from error
     except UnavailableError as error:
-        raise ToolError("The to-do list is temporarily unavailable. Please try again in a moment.") from error
+        raise MCPError(INTERNAL_ERROR, "The to-do list is temporarily unavailable.") from error

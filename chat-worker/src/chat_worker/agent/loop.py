@@ -5,14 +5,16 @@ of the two sides. Nothing here knows a clock, a database or a broker.
 
 A turn that an earlier attempt began goes on where its record ends: recorded rounds are not asked for again, recorded
 results are not produced again, and neither is yielded again. What became of a call that was started and has no result
-is unknown, so only a repeatable tool is run once more, with the same key; of any other the model is told that.
+is unknown, and so it is with one whose answer was lost on the way: a repeatable tool is run again, with the same key,
+until its outcome is known; of any other the model is told that it is not.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import TypeAlias
 
 from chat_worker.agent import prompt
 from chat_worker.agent.values import (
@@ -36,9 +38,10 @@ from chat_worker.agent.values import (
     ToolStarted,
     TurnEnded,
     Usage,
+    as_unknown,
     storable,
 )
-from shared.errors import ModelUnavailableError
+from shared.errors import ModelRefusedError, ModelUnavailableError
 
 AGENT_LABEL = "parley"  # the `server_label` of a call whose tool no server has
 
@@ -47,6 +50,11 @@ CLOSING_TEXTS: Mapping[End, str] = {
     End.TOKEN_LIMIT: "I stopped here because this answer reached its limit of length. Tell me to go on if I should.",
     End.TIME_LIMIT: "I stopped here because this answer reached its time limit. Tell me to go on if I should.",
 }
+
+
+Sleep: TypeAlias = Callable[[float], Awaitable[object]]
+
+_TOO_LONG = "context_length_exceeded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,7 @@ class TurnLimits:
     arguments_bytes_max: int = 65_536  # of one call
     retry_delays_seconds: tuple[float, ...] = (0.2, 1.0)  # of a round that failed before it said anything
     retry_after_seconds_max: float = 2.0  # a longer wait is the runner's: it reschedules the job
+    tool_retry_delays_seconds: tuple[float, ...] = (0.5, 2.0, 5.0)  # of a repeatable call with an unknown outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +90,20 @@ class TurnSettings:
 class Turn:
     """One turn to run, or to go on with where `past` holds what earlier attempts recorded (steps 0, 1, …).
 
-    `job_key` is stable over attempts; a call's idempotency key is `{job_key}:{step}:{index}`.
+    `job_key` is stable over attempts; a call's idempotency key is `{job_key}:{step}:{index}`. `shorter` gives what to
+    say instead of `messages` where the model finds them too long, then what to say instead of that, and so on.
     """
 
     job_key: str
     messages: Sequence[JsonObject]
+    shorter: Iterable[Sequence[JsonObject]] = ()
     past: Sequence[PastStep] = ()
     settings: TurnSettings = TurnSettings()
     limits: TurnLimits = TurnLimits()
 
 
 async def run_turn(
-    turn: Turn, model: Model, tools: ToolSet, *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    turn: Turn, model: Model, tools: ToolSet, *, sleep: Sleep = asyncio.sleep
 ) -> AsyncGenerator[Happening, None]:
     """Run `turn` to its end, yielding what happens; `TurnEnded` comes exactly once, last.
 
@@ -101,7 +112,8 @@ async def run_turn(
     message of its own, complete with `TurnEnded`. It is the same text if the end has to be reached again.
 
     Raises `ModelUnavailableError` and `ModelRefusedError` as the model does. A round that failed before it said
-    anything was tried again first; one that failed later is not, since its text was given away already.
+    anything was tried again first, with a shorter history if that was too long; one that failed later is not, since its
+    text was given away already.
     Close the generator (`contextlib.aclosing`) to stop: that closes the model's request.
     """
     progress = _Progress(turn, offered=_by_name(await tools.list()))
@@ -113,7 +125,7 @@ async def run_turn(
                     yield TextDelta(CLOSING_TEXTS[end])
                 yield TurnEnded(end, progress.usage)
                 return
-            async with aclosing(_ask(model, progress.request(step), turn.limits, sleep)) as answer:
+            async with aclosing(_ask(model, step, progress, sleep)) as answer:
                 async for happening in answer:
                     if isinstance(happening, TextDelta):
                         yield happening
@@ -134,10 +146,10 @@ async def run_turn(
             if result is None:
                 label = progress.label_of(call)
                 yield ToolStarted(step, index, call, label)
-                result = await _result_of(record, index, progress, tools)
+                result = await _result_of(record, index, progress, tools, sleep)
                 yield ToolFinished(step, index, call, label, result)
             results.append(result)
-        progress.messages += prompt.exchange(record.round.text, record.round.calls, results)
+        progress.tell(prompt.exchange(record.round.text, record.round.calls, results))
 
 
 _END_AFTER = {
@@ -148,17 +160,22 @@ _END_AFTER = {
 
 
 async def _ask(
-    model: Model, request: ModelRequest, limits: TurnLimits, sleep: Callable[[float], Awaitable[object]]
+    model: Model, step: int, progress: "_Progress", sleep: Sleep
 ) -> AsyncGenerator[TextDelta | ModelRound, None]:
-    """One round, asked for again after a short while as long as it fails before it says anything."""
+    """One round, asked for again while it fails before it says anything: after a short while, or with less history."""
+    limits = progress.turn.limits
     delays = iter(limits.retry_delays_seconds)
     while True:
         silent = True
         try:
-            async with aclosing(model.round(request)) as answer:
+            async with aclosing(model.round(progress.request(step))) as answer:
                 async for happening in answer:
                     silent = False
                     yield happening
+        except ModelRefusedError as error:
+            if not silent or error.code != _TOO_LONG or not progress.shorten():
+                raise
+            continue
         except ModelUnavailableError as error:
             asked_to_wait = error.retry_after_seconds or 0
             delay = next(delays, None)
@@ -170,7 +187,7 @@ async def _ask(
         await sleep(delay)
 
 
-async def _result_of(record: PastStep, index: int, progress: "_Progress", tools: ToolSet) -> ToolResult:
+async def _result_of(record: PastStep, index: int, progress: "_Progress", tools: ToolSet, sleep: Sleep) -> ToolResult:
     """Make call `index` of the round that was counted last, or say why not."""
     call = record.round.calls[index]
     tool = progress.offered.get(call.name)
@@ -184,7 +201,23 @@ async def _result_of(record: PastStep, index: int, progress: "_Progress", tools:
     if index not in record.started and progress.is_over_call_limit(index):
         return _refusal("the limit of tool calls is reached. The call was not made. Answer with what you have.")
     key = f"{progress.turn.job_key}:{record.round.step}:{index}"
-    return _storable(await tools.call(tool, arguments, key=key))
+    may_have_happened = index in record.started
+    delays = iter(progress.turn.limits.tool_retry_delays_seconds if tool.repeatable else ())
+    while True:
+        result = await tools.call(tool, arguments, key=key)
+        may_have_happened = result.outcome_unknown or (may_have_happened and not _is_of_the_tool(result))
+        delay = next(delays, None)
+        if not may_have_happened or delay is None:
+            break
+        await sleep(delay)
+    if may_have_happened and result.error is not None:
+        result = as_unknown(result.error)
+    return _storable(result)
+
+
+def _is_of_the_tool(result: ToolResult) -> bool:
+    """Whether the tool itself answered. That its server cannot be reached now says nothing of an earlier try."""
+    return result.error is None or result.error.kind is ToolErrorKind.EXECUTION
 
 
 def _refusal(message: str) -> ToolResult:
@@ -210,8 +243,10 @@ class _Progress:
     def __init__(self, turn: Turn, *, offered: Mapping[str, Tool]) -> None:
         self.turn = turn
         self.offered = offered
-        self.messages = list(turn.messages)
         self.usage = Usage()
+        self._prompt = turn.messages
+        self._shorter = iter(turn.shorter)
+        self._exchanges: list[JsonObject] = []  # of this turn
         self._output_token_count = 0
         self._call_count = 0  # of all rounds counted
         self._call_count_before = 0  # of all but the last
@@ -224,6 +259,16 @@ class _Progress:
         self._output_token_count += round_.usage.output_tokens or _estimated_output(round_)
         self._call_count_before = self._call_count
         self._call_count += len(round_.calls)
+
+    def tell(self, messages: Sequence[JsonObject]) -> None:
+        """To the model, with the next request."""
+        self._exchanges += messages
+
+    def shorten(self) -> bool:
+        """Ask with less history from now on; False if there is none that could be left out."""
+        shorter = next(self._shorter, None)
+        self._prompt = shorter or self._prompt
+        return shorter is not None
 
     def limit_reached(self, step: int) -> End | None:
         """Why step `step` must not be asked for, if it must not."""
@@ -238,7 +283,7 @@ class _Progress:
     def request(self, step: int) -> ModelRequest:
         settings = self.turn.settings
         return ModelRequest(
-            messages=tuple(self.messages),
+            messages=(*self._prompt, *self._exchanges),
             tools=tuple(self.offered.values()),
             tool_choice=self._tool_choice(step),
             temperature=settings.temperature,

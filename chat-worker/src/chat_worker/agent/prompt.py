@@ -10,8 +10,8 @@ Pure functions of their arguments. What they promise, for any history:
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import groupby
 from typing import Literal, TypeAlias
@@ -55,10 +55,19 @@ class Instructions:
     client: str | None = None
 
 
+_BYTES_PER_TOKEN = 4
+
+
 @dataclass(frozen=True, slots=True)
 class PromptLimits:
     token_count_max: int = 24_000  # by `estimate_tokens`, for all messages; the tools' schemas are not counted
     past_output_bytes_max: int = 4_000  # of one tool result in the history; the rest is cut off, and said so
+    shortening_count_max: int = 4  # of `shorter_prompts`
+
+    @property
+    def history_bytes_max(self) -> int:
+        """Of texts, arguments and cut results. A history that has more does not fit, so nobody has to read it."""
+        return self.token_count_max * _BYTES_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,24 @@ def build_prompt(
 
     past = [message for messages in reversed(kept) for message in messages]
     return Prompt((first, *past, *now), token_count, dropped_turn_count=len(history) - len(kept))
+
+
+def shorter_prompts(
+    instructions: Instructions, history: Sequence[PastTurn], current: PastTurn, limits: PromptLimits
+) -> Iterator[Prompt]:
+    """What to ask instead where a model finds the prompt too long: each time with half of the history that was left.
+
+    Ends where no history is left, or after `shortening_count_max`. The current turn is never shortened.
+    """
+    token_count = build_prompt(instructions, history, current, limits).token_count
+    bare_token_count = build_prompt(instructions, (), current, limits).token_count
+    for _ in range(limits.shortening_count_max):
+        budget = bare_token_count + (token_count - bare_token_count) // 2
+        prompt = build_prompt(instructions, history, current, replace(limits, token_count_max=budget))
+        if prompt.token_count == token_count:
+            return
+        token_count = prompt.token_count
+        yield prompt
 
 
 def exchange(
@@ -137,7 +164,7 @@ def _message_tokens(message: JsonObject) -> int:
     for call in calls:
         texts += (call["function"]["name"], call["function"]["arguments"])
     size = sum(len(text.encode()) for text in texts)
-    return 8 * (1 + len(calls)) + -(-size // 4)
+    return 8 * (1 + len(calls)) + -(-size // _BYTES_PER_TOKEN)
 
 
 def _system_message(instructions: Instructions, turns: Sequence[PastTurn]) -> JsonObject:

@@ -122,6 +122,7 @@ class McpTools:
     async def __aexit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
+        await asyncio.gather(*(connector.close() for connector in self._connectors.values()))
         await self._transport.aclose()
 
     def for_user(self, user_id: str) -> "UserTools":
@@ -168,20 +169,33 @@ class _Connector:
         self._server = server
         self._transport = transport
         self._limits = limits
-        self._listing = _Listing()
+        self._listing: _Listing | None = None  # until the server has told one
         self._listing_fresh_until = 0.0
-        self._listing_lock = asyncio.Lock()
+        self._refresh: asyncio.Task[None] | None = None
 
     async def listing(self, user_id: str) -> _Listing:
-        """The server's tools, at most `list_ttl_seconds` old; older ones, or none, while it does not answer."""
-        async with self._listing_lock:  # whoever comes meanwhile finds the answer of the first
-            now = asyncio.get_running_loop().time()
-            if now >= self._listing_fresh_until:
-                listing = await self._fetch_listing(user_id)
-                lifetime = _LIST_RETRY_SECONDS if listing is None else self._limits.list_ttl_seconds
-                self._listing = listing or self._listing
-                self._listing_fresh_until = now + min(lifetime, self._limits.list_ttl_seconds)
-            return self._listing
+        """The server's tools as it told them last; none if it never did. Only who comes before the first has to wait.
+
+        Those told over `list_ttl_seconds` ago are asked for anew, for whoever comes next.
+        """
+        if asyncio.get_running_loop().time() >= self._listing_fresh_until:
+            if self._refresh is None or self._refresh.done():
+                self._refresh = asyncio.create_task(self._refresh_listing(user_id), name=f"tools {self._server.label}")
+            if self._listing is None:
+                await asyncio.shield(self._refresh)  # others wait for it too
+        return self._listing or _Listing()
+
+    async def close(self) -> None:
+        if self._refresh is not None:
+            self._refresh.cancel()
+            await asyncio.gather(self._refresh, return_exceptions=True)
+
+    async def _refresh_listing(self, user_id: str) -> None:
+        began_at = asyncio.get_running_loop().time()
+        listing = await self._fetch_listing(user_id)
+        lifetime = _LIST_RETRY_SECONDS if listing is None else self._limits.list_ttl_seconds
+        self._listing = listing or self._listing
+        self._listing_fresh_until = began_at + min(lifetime, self._limits.list_ttl_seconds)
 
     async def call(self, user_id: str, tool: Tool, arguments: JsonObject, key: str) -> ToolResult:
         meta = cast("RequestParamsMeta", {IDEMPOTENCY_META_KEY: key})
@@ -214,7 +228,7 @@ class _Connector:
         return ToolResult(_cut(json.dumps(showable, ensure_ascii=False, separators=(",", ":")), limit))
 
     def _fits_schema(self, tool: Tool, content: Any) -> bool:
-        validator = self._listing.validators.get(tool.name)
+        validator = None if self._listing is None else self._listing.validators.get(tool.name)
         try:
             return validator is None or bool(validator.is_valid(content))
         except Unresolvable:  # its schema refers to something outside of itself, which is never fetched

@@ -84,7 +84,8 @@ class ToolError:
 class ToolResult:
     """What the model is told. `output` is text (JSON where the tool has structured output); null when `error` is set.
 
-    `outcome_unknown` marks a call that may or may not have happened; its `error` says so.
+    `outcome_unknown` marks a call that may or may not have happened. The loop repeats it with its key, where the tool
+    allows that; else the model is told.
     """
 
     output: str | None
@@ -92,15 +93,15 @@ class ToolResult:
     outcome_unknown: bool = False
 
 
-OUTCOME_UNKNOWN = ToolResult(
-    output=None,
-    error=ToolError(
-        ToolErrorKind.EXECUTION,
-        "outcome unknown: the call was interrupted and may or may not have happened. "
-        "Check the state before repeating it.",
-    ),
-    outcome_unknown=True,
-)
+def as_unknown(error: ToolError) -> ToolResult:
+    """The result of a call that ended with `error` and may have happened all the same; its message says so."""
+    message = (
+        f"outcome unknown: {error.message} The call may or may not have happened. Check the state before repeating it."
+    )
+    return ToolResult(None, ToolError(error.kind, message, error.code), outcome_unknown=True)
+
+
+OUTCOME_UNKNOWN = as_unknown(ToolError(ToolErrorKind.EXECUTION, "No answer arrived."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,5 +230,5 @@ class ToolSet(Protocol):
         ...
 
     async def call(self, tool: Tool, arguments: JsonObject, *, key: str) -> ToolResult:
-        """Run `tool` once. `key` is stable over attempts: a tool that honours it has its effect once."""
+        """Run `tool` once. `key` is stable over repeats and attempts: a tool that honours it has its effect once."""
         ...

@@ -13,8 +13,8 @@ from gateway.intake import UserRoute
 from gateway.limits import checked_message
 from gateway.problems import API_ERRORS, AnswerFailedError
 from gateway.queries import turn_messages
-from gateway.routes.responses import IDEMPOTENCY_KEY_CHARS_MAX, json_response, submission_of
-from gateway.turns import Accepted, InputMessage, Role, Turn, accept
+from gateway.routes.responses import IDEMPOTENCY_KEY_CHARS_MAX, json_response, keyed_submission
+from gateway.turns import Accepted, InputMessage, Role, Turn
 from shared.agents import DEFAULT_AGENT
 from shared.events import JsonObject
 from shared.ids import Prefix, from_wire, to_wire
@@ -72,14 +72,16 @@ async def chat(  # noqa: PLR0913, PLR0917 - one argument for each part of the re
         options={},
         conversation_id=body.conversation,
         background=True,
-        submission=await submission_of(request, idempotency_key),
+        submission=await keyed_submission(request, idempotency_key),
     )
-    accepted = await accept(services.database, turn, open_jobs_max=settings.open_jobs_per_user_max)
     seconds = _wait_seconds(prefer, settings.answer_wait_seconds, settings.foreground_wait_seconds)
     if not seconds:
+        accepted = await services.answers.accept(turn)
         services.answers.start(accepted)
         return _accepted(accepted)
-    response = await services.answers.wait(accepted, seconds=seconds)
+    with services.answers.wait_slot(user.id):
+        accepted = await services.answers.accept(turn)
+        response = await services.answers.wait(accepted, request.receive, seconds=seconds)
     if not JobStatus(response["status"]).is_terminal:
         return _accepted(accepted)
     return await _answered(accepted, response, services)

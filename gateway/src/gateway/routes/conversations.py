@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, model_validator
 
 from gateway import queries, writer
-from gateway.deps import ConversationId, CurrentUser, Postgres
+from gateway.deps import ConversationId, CurrentServices, CurrentUser, Postgres
 from gateway.intake import UserRoute
 from gateway.limits import Metadata, PageWanted, Title
 from gateway.problems import API_ERRORS
@@ -89,10 +89,10 @@ async def change_conversation(
 
 @router.delete("/{conversation_id}", summary="Delete a conversation")
 async def delete_conversation(
-    user: CurrentUser, database: Postgres, conversation_id: ConversationId
+    user: CurrentUser, services: CurrentServices, conversation_id: ConversationId
 ) -> ConversationDeleted:
-    """It disappears with all it holds, until it is restored."""
-    await writer.delete_conversation(database, user.id, conversation_id)
+    """It disappears with all it holds, until it is restored; what is running in it is stopped."""
+    await services.answers.delete_conversation(user.id, conversation_id)
     return ConversationDeleted(id=to_wire(Prefix.CONVERSATION, conversation_id))
 
 
@@ -100,7 +100,7 @@ async def delete_conversation(
 async def restore_conversation(
     user: CurrentUser, database: Postgres, conversation_id: ConversationId
 ) -> ConversationView:
-    """It comes back as it was. Restoring one that is not deleted changes nothing."""
+    """It comes back; what was stopped by the deletion stays so. Restoring one that is not deleted changes nothing."""
     return await writer.restore_conversation(database, user.id, conversation_id)
 
 

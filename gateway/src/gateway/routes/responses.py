@@ -1,7 +1,8 @@
 """`/v1/responses`: create, retrieve, follow and cancel, as OpenAI's Responses API defines them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -9,15 +10,15 @@ import msgspec
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from gateway.answers import Answers
-from gateway.auth import User
 from gateway.deps import CurrentServices, CurrentUser, ResponseId
 from gateway.intake import UserRoute
 from gateway.limits import Metadata, checked_message
 from gateway.problems import V1_ERRORS
 from gateway.settings import GatewaySettings
-from gateway.turns import Accepted, InputMessage, Role, Submission, Turn, accept
+from gateway.turns import Accepted, InputMessage, MultitaskStrategy, Role, Submission, Turn
 from shared.agents import AGENTS
 from shared.errors import InvalidInputError, NotFoundError
 from shared.events import JsonObject
@@ -84,7 +85,7 @@ class CreateResponse(BaseModel):
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
     service_tier: Text | None = None
-    multitask_strategy: Literal["enqueue", "reject", "interrupt"] | None = None
+    multitask_strategy: MultitaskStrategy | None = None
 
 
 _ECHOED = (
@@ -115,23 +116,34 @@ async def create_response(
 ) -> Response:
     """Accept a message. The answer comes with this request, as a stream, or later (`background`).
 
-    After a 2xx the message is stored and will be answered, whatever happens to this connection.
+    After a 2xx the message is stored and will be answered, whatever happens to this connection. `multitask_strategy`
+    says what to do while the conversation is busy: `enqueue` (default), `reject` with 409, or `interrupt` what runs.
     """
     _refuse_unsupported(body)
-    if body.stream:
-        services.answers.check_stream_room(user.id)
-    settings = services.settings
     turn = Turn(
         user_id=user.id,
-        messages=_messages(body.input, settings),
+        messages=_messages(body.input, services.settings),
         model=_agent(body.model),
         options={name: value for name in _ECHOED if (value := getattr(body, name)) is not None},
         background=bool(body.background),
-        submission=await submission_of(request, idempotency_key),
+        multitask_strategy=body.multitask_strategy or MultitaskStrategy.ENQUEUE,
+        submission=await _submission(request, idempotency_key),
         **(await _place(body, user.id, services.answers)),
     )
-    accepted = await accept(services.database, turn, open_jobs_max=settings.open_jobs_per_user_max)
-    return await _answer(body, user, accepted, services)
+    answers = services.answers
+    if body.background and not body.stream:
+        return await _answer_at_once(await answers.accept(turn), answers)
+    # Room for the stream or the wait is taken before anything is stored, and given back if nothing is.
+    with ExitStack() as held:
+        slot = held.enter_context(answers.stream_slot(user.id) if body.stream else answers.wait_slot(user.id))
+        accepted = await answers.accept(turn)
+        if body.stream:
+            stream = answers.stream_new(user, accepted, slot)
+            held.pop_all()
+            return stream
+        seconds = services.settings.foreground_wait_seconds
+        response = await answers.wait(accepted, request.receive, seconds=seconds)
+    return _AnswerResponse(response, answers.answered(accepted))
 
 
 @router.get("/{response_id}", summary="Retrieve a response, or follow its events", response_model=None)
@@ -145,8 +157,7 @@ async def retrieve_response(
     """The Response object as it stands; with `stream=true` the events behind `starting_after`, then live ones."""
     response = await services.answers.response(user.id, job_id)
     if stream:
-        services.answers.check_stream_room(user.id)
-        return services.answers.stream(user, job_id, starting_after)
+        return services.answers.stream(user, job_id, starting_after, services.answers.stream_slot(user.id))
     return json_response(response)
 
 
@@ -156,21 +167,36 @@ async def cancel_response(job_id: ResponseId, user: CurrentUser, services: Curre
     return json_response(await services.answers.cancel(user.id, job_id))
 
 
-async def _answer(body: CreateResponse, user: User, accepted: Accepted, services: CurrentServices) -> Response:
-    answers = services.answers
-    if body.stream:
-        return answers.stream_new(user, accepted)
-    if body.background:
-        answers.start(accepted)
-        known = accepted.response if not accepted.is_repeat else None
-        return json_response(known or await answers.response(accepted.user_id, accepted.job_id))
-    return json_response(await answers.wait(accepted, seconds=services.settings.foreground_wait_seconds))
+async def _answer_at_once(accepted: Accepted, answers: Answers) -> Response:
+    answers.start(accepted)
+    known = accepted.response if not accepted.is_repeat else None
+    response = known or await answers.response(accepted.user_id, accepted.job_id)
+    return _AnswerResponse(response, answers.answered(accepted))
 
 
-async def submission_of(request: Request, key: str | None) -> Submission:
-    if key is None:
-        return Submission()
-    return Submission(key, hashlib.sha256(await request.body()).digest())
+class _AnswerResponse(Response):
+    """A Response object on its way to the client; `on_sent` is called when it left for one that was still there."""
+
+    def __init__(self, response: JsonObject, on_sent: Callable[[], None]) -> None:
+        super().__init__(msgspec.json.encode(response), media_type="application/json")
+        self._on_sent = on_sent
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_gone = await Request(scope, receive).is_disconnected()
+        await super().__call__(scope, receive, send)
+        if not is_gone:
+            self._on_sent()
+
+
+async def keyed_submission(request: Request, key: str | None) -> Submission:
+    """What makes a request one, where only a key does."""
+    return Submission() if key is None else await _submission(request, key)
+
+
+async def _submission(request: Request, key: str | None) -> Submission:
+    retry_count = request.headers.get("x-stainless-retry-count", "")
+    is_retry = retry_count.isdecimal() and int(retry_count[:9]) > 0
+    return Submission(key, hashlib.sha256(await request.body()).digest(), is_retry)
 
 
 async def _place(body: CreateResponse, user_id: str, answers: Answers) -> dict[str, UUID]:
@@ -252,7 +278,6 @@ def _refuse_unsupported(body: CreateResponse) -> None:
         "tools": body.tools or None,
         "tool_choice": body.tool_choice if isinstance(body.tool_choice, dict) else None,
         "text.format": _unsupported_format(body.text),
-        "multitask_strategy": body.multitask_strategy if body.multitask_strategy not in {None, "enqueue"} else None,
     }
     for param, value in refused.items():
         if value is not None:

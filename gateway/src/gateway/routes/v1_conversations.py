@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict
 
 from gateway import queries, writer
-from gateway.deps import ConversationId, CurrentUser, Postgres
+from gateway.deps import ConversationId, CurrentServices, CurrentUser, Postgres
 from gateway.intake import UserRoute
 from gateway.limits import PAGE_LENGTH_DEFAULT, Metadata, PageLength
 from gateway.problems import V1_ERRORS
@@ -130,10 +130,13 @@ async def update_conversation(
 
 @router.delete("/{conversation_id}", summary="Delete a conversation")
 async def delete_conversation(
-    user: CurrentUser, database: Postgres, conversation_id: ConversationId
+    user: CurrentUser, services: CurrentServices, conversation_id: ConversationId
 ) -> ConversationDeleted:
-    """It disappears with all it holds; `POST /api/conversations/{id}/restore` brings it back."""
-    await writer.delete_conversation(database, user.id, conversation_id)
+    """It disappears with all it holds, and what is running in it is stopped.
+
+    `POST /api/conversations/{id}/restore` brings it back.
+    """
+    await services.answers.delete_conversation(user.id, conversation_id)
     return ConversationDeleted(id=to_wire(Prefix.CONVERSATION, conversation_id))
 
 

@@ -28,12 +28,21 @@ _UNAVAILABLE = (
     asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
     asyncpg.LockNotAvailableError,
+    asyncpg.InsufficientResourcesError,  # of disk, memory, connections
+    asyncpg.ReadOnlySQLTransactionError,  # a replica, or a primary that became one
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.InternalClientError,  # what came over the wire makes no sense to the driver
 )
 
-# What a runaway statement, a waiting lock or a vanished client may cost the server; milliseconds.
+_ACQUIRE_SECONDS_MAX = 5.0
+_COMMAND_SECONDS = 15.0
+# The server gives up first, as the connection survives that; in parts of what the client waits for a command.
+_STATEMENT_PART, _LOCK_PART = 0.9, 0.75
+_STATEMENT_SECONDS_MAX, _LOCK_SECONDS_MAX = 10.0, 5.0
+# What a client that vanished or forgot its transaction may cost the server; milliseconds.
 _SERVER_SETTINGS = {
-    "statement_timeout": "10000",
-    "lock_timeout": "5000",
     "idle_in_transaction_session_timeout": "10000",
     "client_connection_check_interval": "1000",
     "jit": "off",
@@ -47,27 +56,43 @@ class UnsafeRoleError(Exception):
 class Database:
     """A pool of connections as one role. Any use raises DatabaseUnavailableError where Postgres is away or too slow."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, acquire_seconds: float) -> None:
         self._pool = pool
+        self._acquire_seconds = acquire_seconds
 
     @classmethod
-    async def connect(cls, url: str, *, application_name: str, pool_size: int, wait_seconds: float = 30.0) -> Self:
+    async def connect(
+        cls,
+        url: str,
+        *,
+        application_name: str,
+        pool_size: int,
+        wait_seconds: float = 30.0,
+        command_seconds: float = _COMMAND_SECONDS,
+    ) -> Self:
         """Open the pool, waiting up to `wait_seconds` for a Postgres that is starting.
 
+        A statement that is not answered within `command_seconds` costs its connection: nothing is said on it any more.
         Raises UnsafeRoleError for a role that is superuser, may bypass row level security, or owns a table.
         """
+        acquire_seconds = min(_ACQUIRE_SECONDS_MAX, command_seconds)
         pool = asyncpg.create_pool(
             url.replace("postgresql+asyncpg://", "postgresql://"),
             min_size=0,
             max_size=pool_size,
-            timeout=5,
-            command_timeout=15,
+            timeout=acquire_seconds,
+            command_timeout=command_seconds,
             init=_init_connection,
             reset=_keep_session,
-            server_settings={**_SERVER_SETTINGS, "application_name": application_name},
+            server_settings={
+                **_SERVER_SETTINGS,
+                "statement_timeout": _milliseconds(min(_STATEMENT_SECONDS_MAX, command_seconds * _STATEMENT_PART)),
+                "lock_timeout": _milliseconds(min(_LOCK_SECONDS_MAX, command_seconds * _LOCK_PART)),
+                "application_name": application_name,
+            },
         )
         await pool
-        database = cls(pool)
+        database = cls(pool, acquire_seconds)
         try:
             await database._wait_until_up(wait_seconds)
             await database._refuse_unsafe_role()
@@ -85,15 +110,17 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.Connection]:
         """A connection outside of any transaction: for a single SQL function that sets its user by itself."""
-        with _unavailable():
-            connection = await self._pool.acquire(timeout=5)
+        with _translated():
+            connection = await self._pool.acquire(timeout=self._acquire_seconds)
         try:
-            with _unavailable():
-                yield connection
-        except asyncio.CancelledError:
-            # What a cancelled exchange left on the wire must never be read by the next user of the connection.
-            connection.terminate()
-            raise
+            with _translated():
+                try:
+                    yield connection
+                except (asyncio.CancelledError, TimeoutError):
+                    # What an unfinished exchange left on the wire must never be read by the next user of the
+                    # connection, and a server that did not answer will not answer a rollback either.
+                    connection.terminate()
+                    raise
         finally:
             await asyncio.shield(self._release(connection))
 
@@ -104,7 +131,7 @@ class Database:
             await connection.execute(_begin(user_id))
             try:
                 yield connection
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, TimeoutError):
                 raise
             except BaseException:
                 if not connection.is_closed():
@@ -170,13 +197,30 @@ def _begin(user_id: str | None) -> str:
     return f"begin; select set_config('app.user_id', convert_from('\\x{user_id.encode().hex()}', 'UTF8'), true)"
 
 
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))
+
+
 @contextmanager
-def _unavailable() -> Iterator[None]:
+def _translated() -> Iterator[None]:
+    """Raise what means "not now" as DatabaseUnavailableError, and let no error quote what the tables hold."""
     try:
         yield
     except _UNAVAILABLE as error:
+        if isinstance(error, ValueError):
+            raise  # the driver refuses an argument: a bug of ours, not the server's state
+        _forget_content(error)
         log.warning("database_unavailable", cause=type(error).__name__)
         raise DatabaseUnavailableError from error
+    except asyncpg.PostgresError as error:
+        _forget_content(error)
+        raise
+
+
+def _forget_content(error: Exception) -> None:
+    # "Failing row contains (…)": message texts, which would end up in the log. Code, constraint and message remain.
+    if isinstance(error, asyncpg.PostgresError):
+        error.detail = error.hint = None
 
 
 Row = Any  # asyncpg.Record: columns by name

@@ -1,0 +1,84 @@
+"""`/metrics`: the state of the whole system, as every replica sees it; take the maximum over replicas, not the sum."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from persistence import overview
+from persistence.overview import OpenJobs, OpenState, Queue
+from shared.db import Database
+from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
+from shared.messaging import Publisher
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_FRESH_SECONDS = 5.0  # however many scrape, the servers are asked no more often
+_ASK_SECONDS_MAX = 3.0
+
+
+class Metrics(Collector):
+    """What `overview` sees. While a server is away its numbers are left out: old ones would look like good ones."""
+
+    def __init__(self, database: Database, publisher: Publisher) -> None:
+        self._database = database
+        self._publisher = publisher
+        self._families: list[Metric] = []
+        self._seen_at = -_FRESH_SECONDS
+        self._looking = asyncio.Lock()
+
+    async def text(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        async with self._looking:
+            if time.monotonic() - self._seen_at >= _FRESH_SECONDS:
+                self._families = [*await self._of_database(), *await self._of_broker()]
+                self._seen_at = time.monotonic()
+        return generate_latest(self)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+    async def _of_database(self) -> list[Metric]:
+        try:
+            async with asyncio.timeout(_ASK_SECONDS_MAX), self._database.transaction(None) as connection:
+                jobs = await overview.open_jobs(connection)
+                dead_letter_count = await overview.dead_letter_count(connection)
+        except (DatabaseUnavailableError, TimeoutError):
+            return []
+        dead_letters = GaugeMetricFamily("parley_dead_letters", "Messages that were thrown out and are on record.")
+        dead_letters.add_metric([], dead_letter_count)
+        return [*_of_jobs(jobs), dead_letters]
+
+    async def _of_broker(self) -> list[Metric]:
+        try:
+            async with asyncio.timeout(_ASK_SECONDS_MAX):
+                return list(_of_queues(await overview.queues(self._publisher)))
+        except (BrokerUnavailableError, TimeoutError):
+            return []
+
+
+def _of_jobs(jobs: list[OpenJobs]) -> Iterator[Metric]:
+    counts = GaugeMetricFamily("parley_jobs", "Jobs that did not end, by what they wait for.", labels=["state"])
+    ages = GaugeMetricFamily("parley_oldest_job_age_seconds", "Age of the oldest of them; 0: none.", labels=["state"])
+    due = GaugeMetricFamily(
+        "parley_oldest_queued_job_age_seconds", "How long the oldest job that may run waits for a worker; 0: none."
+    )
+    for state in jobs:
+        counts.add_metric([state.state.value], state.count)
+        ages.add_metric([state.state.value], state.oldest_seconds)
+        if state.state is OpenState.QUEUED_DUE:
+            due.add_metric([], state.oldest_seconds)
+    yield from (counts, ages, due)
+
+
+def _of_queues(queues: list[Queue]) -> Iterator[Metric]:
+    messages = GaugeMetricFamily(
+        "parley_queue_messages", "Messages that are ready, without those that a consumer holds.", labels=["queue"]
+    )
+    consumers = GaugeMetricFamily("parley_queue_consumers", "Consumers, active or waiting.", labels=["queue"])
+    for queue in queues:
+        messages.add_metric([queue.name], queue.message_count)
+        consumers.add_metric([queue.name], queue.consumer_count)
+    yield from (messages, consumers)

@@ -1,0 +1,177 @@
+"""What is old takes less room, or goes.
+
+Long after its end a job's journal is packed into few compressed rows that replay to the same bytes, and its ledger,
+which only a next attempt would read, is deleted. Keys of tool calls, hidden conversations and dead letters are deleted
+when their time is over. Everything is done in small transactions, by one process at a time, and may be done twice.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import asyncpg
+
+from shared.db import Database, Row
+from shared.db.errors import described
+from shared.db.journal import events_of, packed
+from shared.errors import DatabaseUnavailableError
+from shared.observability import get_logger
+from shared.supervision import supervised
+
+log = get_logger()
+
+LOCK = 7214003  # of Postgres; any number that nothing else in the database locks
+
+_JOBS_MAX = 20  # of one transaction, which has their journals in memory one after the other
+_CONVERSATIONS_MAX = 20  # with everything under them
+_ROWS_MAX = 1_000
+
+# Does a part of what is to do; returns how much, 0 when there is nothing more.
+_Part: TypeAlias = Callable[[asyncpg.Connection], Awaitable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """When something is old."""
+
+    roll_up_after_seconds: float
+    tool_keys_kept_seconds: float
+    deleted_conversations_kept_seconds: float
+    dead_letters_kept_seconds: float
+
+
+class Retention:
+    """Looks for what is old, until stopped."""
+
+    def __init__(self, database: Database, ages: Ages, *, round_seconds: float) -> None:
+        self._database = database
+        self._ages = ages
+        self._round_seconds = round_seconds
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = supervised(self._run(), "retention")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def run_once(self) -> None:
+        """All that is old now."""
+        parts: dict[str, _Part] = {
+            "jobs_rolled_up": self._roll_up,
+            "tool_keys_deleted": self._delete_tool_keys,
+            "conversations_purged": self._purge_conversations,
+            "dead_letters_deleted": self._delete_dead_letters,
+        }
+        for event, part in parts.items():
+            if count := await self._repeat(part):
+                log.info(event, count=count)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.run_once()
+            except DatabaseUnavailableError:
+                pass  # said already; there is no hurry
+            except Exception as error:  # noqa: BLE001
+                log.error("retention_failed", **described(error))  # noqa: TRY400 - a traceback may quote what rows hold
+            await asyncio.sleep(self._round_seconds)
+
+    async def _repeat(self, part: _Part) -> int:
+        """Do `part` until nothing is left to do, or another process is at it."""
+        total = 0
+        while True:
+            async with self._database.transaction(None) as connection:
+                is_free = await connection.fetchval("select pg_try_advisory_xact_lock($1)", LOCK)
+                count = await part(connection) if is_free else 0
+            if not count:
+                return total
+            total += count
+
+    async def _roll_up(self, connection: asyncpg.Connection) -> int:
+        jobs = await connection.fetch(
+            """
+            select id, user_id, next_seq from jobs
+            where ended_at < clock_timestamp() - make_interval(secs => $1) and rolled_up_at is null
+            order by ended_at limit $2 for no key update skip locked
+            """,
+            self._ages.roll_up_after_seconds,
+            _JOBS_MAX,
+        )
+        for job in jobs:
+            await _pack_journal(connection, job)
+        job_ids = [job["id"] for job in jobs]
+        await connection.execute("delete from steps where job_id = any($1::uuid[])", job_ids)
+        await connection.execute("update jobs set rolled_up_at = clock_timestamp() where id = any($1::uuid[])", job_ids)
+        return len(jobs)
+
+    async def _delete_tool_keys(self, connection: asyncpg.Connection) -> int:
+        return await _deleted(
+            connection,
+            """
+            delete from idempotency_keys where (user_id, key) in (
+                select user_id, key from idempotency_keys
+                where created_at < clock_timestamp() - make_interval(secs => $1) order by created_at limit $2)
+            """,
+            self._ages.tool_keys_kept_seconds,
+            _ROWS_MAX,
+        )
+
+    async def _purge_conversations(self, connection: asyncpg.Connection) -> int:
+        """With everything under them, but not under the hands of a worker: an open job ends first."""
+        return await _deleted(
+            connection,
+            """
+            delete from conversations where id in (
+                select c.id from conversations c
+                where c.deleted_at < clock_timestamp() - make_interval(secs => $1)
+                  and not exists (select from jobs j
+                                  where j.conversation_id = c.id and j.status in ('queued', 'in_progress'))
+                order by c.id limit $2 for update skip locked)
+            """,
+            self._ages.deleted_conversations_kept_seconds,
+            _CONVERSATIONS_MAX,
+        )
+
+    async def _delete_dead_letters(self, connection: asyncpg.Connection) -> int:
+        return await _deleted(
+            connection,
+            """
+            delete from dead_letters where id in (
+                select id from dead_letters
+                where received_at < clock_timestamp() - make_interval(secs => $1) order by received_at limit $2)
+            """,
+            self._ages.dead_letters_kept_seconds,
+            _ROWS_MAX,
+        )
+
+
+async def _pack_journal(connection: asyncpg.Connection, job: Row) -> None:
+    """Put packed rows in the place of the job's rows; who reads meanwhile sees the ones or the others."""
+    rows = await connection.fetch(
+        "select first_seq, frames, packed from journal where job_id = $1 order by first_seq", job["id"]
+    )
+    # In a thread: compressing a long answer would hold up everything else here.
+    new = await asyncio.to_thread(lambda: list(packed(rows)))
+    if not new or new[-1][1] + 1 != job["next_seq"] or not await asyncio.to_thread(_is_same, rows, new):
+        log.error("journal_not_packed", job_id=str(job["id"]), next_seq=job["next_seq"])
+        return
+    await connection.execute("delete from journal where job_id = $1", job["id"])
+    await connection.executemany(
+        "insert into journal (job_id, first_seq, last_seq, user_id, packed) values ($1, $2, $3, $4, $5)",
+        [(job["id"], first_seq, last_seq, job["user_id"], data) for first_seq, last_seq, data in new],
+    )
+
+
+def _is_same(rows: list[Row], new: list[tuple[int, int, bytes]]) -> bool:
+    """Whether `new` replays to what `rows` do; what is deleted then cannot be looked up again."""
+    replayed = [event for _, _, data in new for event in events_of({"frames": None, "packed": data})]
+    return replayed == [event for row in rows for event in events_of(row)]
+
+
+async def _deleted(connection: asyncpg.Connection, statement: str, *arguments: float) -> int:
+    status: str = await connection.execute(statement, *arguments)
+    return int(status.removeprefix("DELETE "))
