@@ -49,7 +49,7 @@ def _end_by_exception(_number: int, _frame: object) -> None:
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
-    passing_on = {"test": _test, "psql": _psql, "ops": _ops}
+    passing_on = {"test": _test, "soak": _soak, "psql": _psql, "ops": _ops}
     if arguments and arguments[0] in passing_on:  # all that follows is the other program's, its options too
         return argparse.Namespace(run=passing_on[arguments[0]], arguments=arguments[1:])
     parser = argparse.ArgumentParser(prog="./dev", description="Run and check Parley on this machine.")

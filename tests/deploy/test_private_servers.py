@@ -22,6 +22,8 @@ async def test_postgres_keeps_committed_rows_through_a_kill() -> None:
 def test_rabbitmq_keeps_durable_queues_through_a_kill() -> None:
     with private_rabbit() as server:
         _declare_queue(server)
+        # RabbitMQ tells of a new queue before its metadata store has handed it to the disk.
+        server.control("eval", "mnesia:sync_log().")
 
         server.kill()
         server.start()
