@@ -1,18 +1,20 @@
 """One system for the stories that do not break it: two gateways, two workers. Those that do start their own."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.backends import Backends
+from tests.support.backends import Backends, new_backends
 from tests.support.client import Client
 from tests.support.stack import Stack, running_stack
 
 
 @pytest.fixture(scope="session")
-def backends(database_urls: dict[str, str], rabbitmq_url: str) -> Backends:
-    return Backends(database_urls, rabbitmq_url)
+def backends() -> Iterator[Backends]:
+    """Its own, so that these processes take nothing that another test sends."""
+    with new_backends() as own:
+        yield own
 
 
 @pytest.fixture(scope="session")
