@@ -1,0 +1,89 @@
+"""Clients that do not behave, and a deployment in the middle of the day."""
+
+import asyncio
+import socket
+import struct
+from functools import partial
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.stack import token_of
+from tests.support.waiting import wait_until
+from tests.system.faults.history import Read, Said
+from tests.system.faults.load import QUICK_REPAIRS, Arena
+
+_STREAMS_MAX = int(QUICK_REPAIRS["GATEWAY_STREAMS_PER_USER_MAX"])
+
+
+async def test_a_reader_that_does_not_read_is_let_go_and_goes_on_later(whole: Arena) -> None:
+    user, other = whole.users
+    said = await user.ask(tokens=20_000, delay_ms=0)
+    taken = Read(-1)
+    async with user.with_receive_buffer(65_536) as sleeper, sleeper.stream(said, -1) as events:
+        async for event in events:
+            assert event is not None, "the whole stream fits into the buffers"
+            taken.events.append(event)
+            if len(taken.events) == 1:
+                await whole.read(other, await other.ask())
+                # The gateway tells of a request when it is over, and there was no other one of this path.
+                is_over = partial(_says, whole, f'"/v1/responses/{said.response_id}"')
+                await wait_until(is_over, seconds=30, what="the reader is let go")
+
+    await user.follow(said, starting_after=len(taken.events) - 1)
+    said.readers[-1].insert(0, taken)
+
+    assert await whole.verdict(attempts_max=1) == []
+
+
+async def test_clients_that_vanish_leave_nothing_behind_and_their_answers_come(whole: Arena) -> None:
+    user = whole.users[0]
+    said = await user.ask(tokens=200, delay_ms=20)
+    for _ in range(2 * _STREAMS_MAX):  # more than may be open at once: those that vanished count no more
+        await asyncio.to_thread(_vanish, _opened_stream(whole, said))
+
+    await whole.read(user, said)
+
+    assert await whole.verdict(attempts_max=1) == []
+
+
+@pytest.mark.parametrize("kind", ["gateway", "chat-worker", "persistence", "task-tools"])
+async def test_every_process_of_a_kind_is_replaced_under_load(kind: str, whole: Arena) -> None:
+    stop = asyncio.Event()
+
+    async def keep_talking() -> None:
+        while not stop.is_set():
+            await whole.talk()
+            await asyncio.sleep(0.2)
+
+    talking = asyncio.create_task(keep_talking())
+    for process in whole.stack.of_kind(kind):
+        assert await asyncio.to_thread(process.stop) in {0, -15}
+        process.start()
+        await process.ready()
+    stop.set()
+    await talking
+
+    assert await whole.verdict(attempts_max=3) == []
+
+
+def _opened_stream(arena: Arena, said: Said) -> socket.socket:
+    """A stream that was asked for on a bare socket."""
+    gateway = urlsplit(arena.stack.gateway().url)
+    connection = socket.create_connection((gateway.hostname, gateway.port), timeout=10)
+    connection.sendall(
+        f"GET /v1/responses/{said.response_id}?stream=true HTTP/1.1\r\n"
+        f"Host: {gateway.netloc}\r\nAuthorization: Bearer {token_of(said.user_id)}\r\n\r\n".encode()
+    )
+    return connection
+
+
+def _vanish(connection: socket.socket) -> None:
+    """Close with a reset, in the middle of whatever comes."""
+    connection.recv(1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+async def _says(arena: Arena, word: str) -> bool:
+    return word in arena.stack.logs("gateway")

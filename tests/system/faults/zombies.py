@@ -1,0 +1,47 @@
+"""Attempts that are over and do not know it: two stories that are told with and without protection."""
+
+import asyncio
+import signal
+
+from shared.ids import Prefix, from_wire
+from tests.support.stack import ServiceProcess
+from tests.system.faults.history import Said
+from tests.system.faults.load import Arena, died
+from tests.system.faults.wire import Wire, late_chunk, row_when, wired
+
+_THINKING_MS = 7_000  # longer than it takes until the lease of a frozen worker is given to another
+
+
+async def speak_as_a_dead_attempt(arena: Arena, target: ServiceProcess) -> None:
+    """The worker `target` dies in mid-text; its last words arrive when the next attempt is speaking already."""
+    user = arena.users[0]
+    said = [await user.ask(tokens=150, delay_ms=20) for _ in range(4)]
+    for spoken in said:
+        arena.read(user, spoken)
+    await died(target)
+    async with wired(arena.backends) as wire:
+        await asyncio.gather(*(_say_more(arena, wire, spoken) for spoken in said))
+
+
+async def _say_more(arena: Arena, wire: Wire, spoken: Said) -> None:
+    job_id = from_wire(Prefix.RESPONSE, spoken.response_id)
+    row = await row_when(arena.backends, job_id, "(journal_attempt = 2 and next_seq > 20 or ended_at is not null)")
+    if row["ended_at"] is None:
+        words = late_chunk(job_id, row["conversation_id"], attempt=1, first_seq=row["next_seq"] - 3, count=500)
+        await wire.send_to_persistence(row["conversation_id"], words)
+
+
+async def overtake_a_frozen_worker(arena: Arena) -> Said:
+    """A worker freezes while the model thinks about a tool call; another goes on; then the first one wakes."""
+    user = arena.users[0]
+    said = await user.say(f"[[demo: first_delay_ms={_THINKING_MS}]] add a task: {user.canary()}", model="todo")
+    job_id = from_wire(Prefix.RESPONSE, said.response_id)
+    row = await row_when(arena.backends, job_id, "status = 'in_progress'")
+    [frozen] = [worker for worker in arena.stack.of_kind("chat-worker") if worker.is_process(row["worker_id"])]
+    frozen.signal(signal.SIGSTOP)
+    try:
+        await row_when(arena.backends, job_id, "attempt = 2 and status = 'in_progress'")
+    finally:
+        frozen.signal(signal.SIGCONT)
+    await arena.read(user, said)
+    return said
