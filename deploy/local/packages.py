@@ -38,7 +38,7 @@ class Unpacked:
         return package in self._names()
 
     @property
-    def library_path(self) -> str:
+    def loader_path(self) -> str:
         """Where the dynamic linker finds the unpacked libraries."""
         return ":".join(str(path) for path in sorted(self.folder.glob("usr/lib/*-linux-*")))
 

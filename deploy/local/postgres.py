@@ -41,12 +41,12 @@ class PostgresPrograms:
 
     folder: Path
     major: int
-    library_path: str = ""
+    loader_path: str = ""
 
     def environment(self) -> dict[str, str]:
         """The caller's environment without its own Postgres settings, which would steer the programs elsewhere."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        return kept | ({"LD_LIBRARY_PATH": self.library_path} if self.library_path else {})
+        return kept | ({"LD_LIBRARY_PATH": self.loader_path} if self.loader_path else {})
 
 
 def installed(major: int | None = None) -> PostgresPrograms | None:
@@ -59,19 +59,19 @@ def installed(major: int | None = None) -> PostgresPrograms | None:
 
 def unpacked(packages: Unpacked, major: int | None = None) -> PostgresPrograms | None:
     """The PostgreSQL among the unpacked packages, if it is there."""
-    return _best(_programs(packages.folder.glob("usr/lib/postgresql/*/bin"), packages.library_path), major)
+    return _best(_programs(packages.folder.glob("usr/lib/postgresql/*/bin"), packages.loader_path), major)
 
 
-def _programs(folders: Iterator[Path] | list[Path], library_path: str) -> Iterator[PostgresPrograms]:
+def _programs(folders: Iterator[Path] | list[Path], loader_path: str) -> Iterator[PostgresPrograms]:
     for folder in folders:
         if not all((folder / name).exists() for name in ("postgres", "initdb")):
             continue
-        programs = PostgresPrograms(folder, 0, library_path)
+        programs = PostgresPrograms(folder, 0, loader_path)
         version = process.run(
             [folder / "postgres", "--version"], environment=programs.environment(), directory=Path("/")
         )
         if match := re.search(r"\) (\d+)", version.stdout):
-            yield PostgresPrograms(folder, int(match[1]), library_path)
+            yield PostgresPrograms(folder, int(match[1]), loader_path)
 
 
 def _best(found: Iterator[PostgresPrograms], major: int | None) -> PostgresPrograms | None:

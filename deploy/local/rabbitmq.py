@@ -29,13 +29,13 @@ class RabbitPrograms:
 
     scripts: Path
     erlang: Path
-    library_path: str = ""
+    loader_path: str = ""
 
     def environment(self) -> dict[str, str]:
         """The caller's environment without its own RabbitMQ settings, with Erlang on the path."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         path = f"{self.erlang}:{kept.get('PATH', os.defpath)}"
-        return kept | {"PATH": path} | ({"LD_LIBRARY_PATH": self.library_path} if self.library_path else {})
+        return kept | {"PATH": path} | ({"LD_LIBRARY_PATH": self.loader_path} if self.loader_path else {})
 
 
 def installed() -> RabbitPrograms | None:
@@ -64,7 +64,7 @@ def unpacked(packages: Unpacked) -> RabbitPrograms | None:
         return None
     if not (erlang / "erl").exists():
         erlang = Path("/usr/lib/erlang/bin")
-    return RabbitPrograms(scripts, erlang, packages.library_path)
+    return RabbitPrograms(scripts, erlang, packages.loader_path)
 
 
 def server_url(port: int, password: str) -> str:
