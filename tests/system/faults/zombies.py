@@ -9,7 +9,7 @@ from tests.system.faults.history import Said
 from tests.system.faults.load import Arena, died
 from tests.system.faults.wire import Wire, late_chunk, row_when, wired
 
-_THINKING_MS = 7_000  # longer than it takes until the lease of a frozen worker is given to another
+_THINKING_MS = 3_000  # longer than it takes to freeze a worker that began to wait for its model
 
 
 async def speak_as_a_dead_attempt(arena: Arena, target: ServiceProcess) -> None:
@@ -40,7 +40,8 @@ async def overtake_a_frozen_worker(arena: Arena) -> Said:
     [frozen] = [worker for worker in arena.stack.of_kind("chat-worker") if worker.is_process(row["worker_id"])]
     frozen.signal(signal.SIGSTOP)
     try:
-        await row_when(arena.backends, job_id, "attempt = 2 and status = 'in_progress'")
+        # Behind the barrier: before it, the frozen worker could still end the job, and rightly.
+        await row_when(arena.backends, job_id, "attempt = 2 and journal_attempt = 2 and status = 'in_progress'")
     finally:
         frozen.signal(signal.SIGCONT)
     await arena.read(user, said)
