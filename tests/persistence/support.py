@@ -52,7 +52,7 @@ class Services:
             "status": "queued",
             "output": [],
         }
-        item = {"id": uuid7(), "ordinal": 0, "role": "user", "content": "hello", "parts": []}
+        item = {"id": uuid7(), "ordinal": 0, "kind": "message", "role": "user", "content": "hello", "parts": []}
         created = ResponseEvents(request).created().decode()
         async with self.gateway.transaction(user_id) as connection:
             row = await connection.fetchrow(

@@ -192,6 +192,7 @@ def _row(ordinal: int, message: InputMessage) -> JsonObject:
     return {
         "id": str(message.id),
         "ordinal": ordinal,
+        "kind": "message",
         "role": message.role,
         "content": message.content,
         "parts": message.parts,

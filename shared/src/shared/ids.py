@@ -14,6 +14,15 @@ class Prefix(StrEnum):
     MESSAGE = "msg"
     MCP_CALL = "mcp"
     FUNCTION_CALL = "fc"
+    FUNCTION_CALL_OUTPUT = "fco"
+    REASONING = "rs"
+    TOOL_LIST = "mcpl"
+    APPROVAL_REQUEST = "mcpr"
+    APPROVAL_RESPONSE = "mcpa"
+    FILE = "file"
+    WEBHOOK = "wh"
+    WEBHOOK_EVENT = "evt"
+    COMPLETION = "chatcmpl"
     TASK = "task"
 
 
