@@ -10,6 +10,7 @@ from gateway.turns import Accepted
 from shared.db import Database
 from shared.ids import uuid7
 from tests.support.attempts import USER, Bench
+from tests.support.waiting import wait_until
 
 
 async def test_a_beat_renews_every_lease(bench: Bench) -> None:
@@ -73,9 +74,24 @@ async def test_the_end_of_an_old_attempt_leaves_the_new_one_held(bench: Bench) -
     with bench.leases.hold(job_id, 2, claimed_at=0.0) as new:
         old.__exit__(None, None, None)
 
-        bench.leases.cancel(job_id)
+        bench.leases.stop_all(StopReason.SHUTDOWN)
 
-    assert new.stop_reason is StopReason.CANCELLED
+    assert new.stop_reason is StopReason.SHUTDOWN
+
+
+async def test_a_signal_that_comes_before_its_job_is_held_is_not_missed(bench: Bench) -> None:
+    job = await a_job_of(bench)
+    heart = asyncio.create_task(bench.leases.run())
+    bench.leases.cancel_signalled(job.job_id)
+    await bench.in_database("update jobs set cancel_requested_at = now() where id = $1", job)
+
+    with bench.leases.hold(job.job_id, 1, claimed_at=asyncio.get_running_loop().time()) as lease:
+
+        async def is_stopped() -> bool:
+            return lease.stop_reason is StopReason.CANCELLED
+
+        await wait_until(is_stopped, seconds=5)
+    heart.cancel()
 
 
 async def test_a_guard_is_interrupted_and_says_why() -> None:

@@ -278,10 +278,12 @@ async def test_a_cancel_in_mid_text_keeps_what_was_said(bench: Bench) -> None:
     job = await bench.job()
     attempt = asyncio.ensure_future(bench.run(job, ScriptedModel([TextDelta("Hel"), forever])))
     await wait_until(_says(bench, job, "Hel"))
+    await bench.in_database("update jobs set cancel_requested_at = now() where id = $1", job)
 
-    bench.leases.cancel(job.job_id)
+    bench.leases.cancel_signalled(job.job_id)
 
-    assert await attempt is Verdict.SETTLED
+    async with beating(bench):
+        assert await attempt is Verdict.SETTLED
     response = bench.journal.response(job)
     assert (response["status"], response["incomplete_details"]) == ("cancelled", None)
     assert response["output"][0]["status"] == "incomplete"
@@ -301,15 +303,53 @@ async def test_a_cancel_whose_signal_was_missed_is_found_with_the_lease(bench: B
     assert bench.journal.response(job)["status"] == "cancelled"
 
 
-async def test_a_cancel_during_the_claim_is_not_missed(bench: Bench) -> None:
+async def test_a_signal_that_the_row_knows_nothing_of_stops_nothing(bench: Bench) -> None:
     job = await bench.job()
-    model = ScriptedModel(says("Hello."))
-    bench.leases.cancel(job.job_id)
 
-    await bench.run(job, model)
+    async def look() -> None:
+        bench.leases.cancel_signalled(job.job_id)
+        await bench.leases.beat()
 
-    assert model.requests == []
-    assert bench.journal.ends[job.job_id] == "cancelled"
+    async with beating(bench):
+        await bench.run(job, ScriptedModel([TextDelta("Hel"), look, *says("lo.")]))
+
+    assert bench.journal.ends[job.job_id] == "completed"
+
+
+async def test_a_cancel_during_a_tool_call_says_that_its_outcome_is_unknown(bench: Bench) -> None:
+    job = await bench.job()
+    tools = ScriptedTools(SEND_MAIL)
+
+    async def cancel_and_wait() -> None:
+        await bench.in_database("update jobs set cancel_requested_at = now() where id = $1", job)
+        bench.leases.cancel_signalled(job.job_id)
+        await forever()
+
+    tools.before = cancel_and_wait
+    async with beating(bench):
+        await bench.run(job, ScriptedModel(asks(MAIL)), tools)
+
+    response = bench.journal.response(job)
+    [call] = response["output"]
+    assert (response["status"], call["status"]) == ("cancelled", "failed")
+    assert call["error"]["content"][0]["text"].startswith("outcome unknown")
+
+
+async def test_a_cancel_after_a_death_in_a_tool_call_tells_of_the_call(bench: Bench) -> None:
+    job = await bench.job()
+    tools = ScriptedTools(SEND_MAIL)
+    tools.before = forever
+    first = asyncio.ensure_future(bench.run(job, ScriptedModel(asks(MAIL)), tools))
+    await wait_until(_tells(bench, job, "response.mcp_call_arguments.done"))
+    await bench.kill(first)
+    await bench.in_database("update jobs set cancel_requested_at = now() where id = $1", job)
+
+    await bench.run(job, ScriptedModel(), is_redelivery=True)
+
+    response = bench.journal.response(job)
+    [call] = response["output"]
+    assert (response["status"], call["name"], call["server_label"]) == ("cancelled", "send_mail", "tasks")
+    assert call["error"]["content"][0]["text"].startswith("outcome unknown")
 
 
 async def test_a_job_that_was_cancelled_before_it_ran_asks_no_model(bench: Bench) -> None:
@@ -522,6 +562,17 @@ async def test_the_clients_choices_reach_the_model(bench: Bench, asked: object, 
 
     assert settings.tool_choice == meant
     assert (settings.temperature, settings.top_p, settings.output_token_count_max) == (0.5, None, 100)
+
+
+@asynccontextmanager
+async def beating(bench: Bench) -> AsyncIterator[None]:
+    """The worker's heart beats, as it does in a process."""
+    heart = asyncio.create_task(bench.leases.run())
+    try:
+        yield
+    finally:
+        heart.cancel()
+        await asyncio.gather(heart, return_exceptions=True)
 
 
 def _says(bench: Bench, job: Accepted, text: str) -> Look:

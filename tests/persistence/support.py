@@ -118,6 +118,20 @@ class Services:
         assert [(row["first_seq"], row["last_seq"]) for row in rows] == _spans(rows)
         return events
 
+    async def record_call(self, attempt: "Attempt", name: str) -> None:
+        """The worker's intent to make a tool call, as its ledger has it."""
+        async with self.worker.transaction(attempt.job.user_id) as connection:
+            await connection.executemany(
+                "insert into steps (job_id, step, kind, user_id, attempt, data) values ($1, 0, $2, $3, $4, $5)",
+                [
+                    (attempt.job.id, kind, attempt.job.user_id, attempt.number, data)
+                    for kind, data in (
+                        ("model", {"calls": [{"name": name, "arguments": "{}"}]}),
+                        ("tool_intent", {"server_label": "tasks"}),
+                    )
+                ],
+            )
+
     async def active_job(self, job: Job) -> UUID | None:
         rows = await self.rows("select active_job_id from conversations where id = $1", job.conversation_id)
         active_job_id: UUID | None = rows[0]["active_job_id"]
@@ -151,6 +165,9 @@ class Attempt:
     def calls_tool(self, name: str) -> JournalChunk:
         opened = self.events.open_mcp_call(new_wire_id(Prefix.MCP_CALL), "tasks", name, '{"title":"milk"}')
         return self.chunk([*opened, *self.events.close_mcp_call('{"id":"task_1"}', None)])
+
+    def opens_tool(self, name: str) -> JournalChunk:
+        return self.chunk(self.events.open_mcp_call(new_wire_id(Prefix.MCP_CALL), "tasks", name, "{}"))
 
     def ends(self, status: JobStatus = JobStatus.COMPLETED, failure: Failure | None = None) -> JournalChunk:
         events = self.events.close_message()

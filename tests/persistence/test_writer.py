@@ -17,6 +17,8 @@ from shared.states import JobStatus
 from tests.persistence.support import Attempt, Job, Services, all_events, incoming
 from tests.support.waiting import wait_until
 
+_CALLS = "select tool_name from tool_calls where job_id = $1"
+
 
 async def test_a_chunk_is_stored_and_told_live(services: Services) -> None:
     attempt = await services.claim(await services.accept())
@@ -389,6 +391,23 @@ async def test_a_cancelled_job_that_is_released_ends(services: Services) -> None
 
     row = await services.job_row(attempt.job)
     assert (row["status"], row["response"]["output"][0]["content"][0]["text"]) == ("cancelled", "partial")
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_a_call_that_was_begun_is_told_of_by_whoever_ends_the_job(services: Services, is_told: bool) -> None:  # noqa: FBT001
+    attempt = await services.claim(await services.accept())
+    await services.record_call(attempt, "send_mail")
+    if is_told:
+        await services.write(attempt.begins(), attempt.opens_tool("send_mail"))
+    cancel = await services.request_cancel(attempt.job)
+
+    await services.write(cancel, attempt.is_released(60))
+
+    row = await services.job_row(attempt.job)
+    [call] = row["response"]["output"]
+    assert (row["status"], call["name"], call["status"]) == ("cancelled", "send_mail", "failed")
+    assert call["error"]["content"][0]["text"].startswith("outcome unknown")
+    assert [stored["tool_name"] for stored in await services.rows(_CALLS, attempt.job.id)] == ["send_mail"]
 
 
 async def test_what_disagrees_with_the_row_is_dropped(services: Services) -> None:

@@ -94,6 +94,18 @@ def test_a_cancelled_response_keeps_what_was_said() -> None:
     assert final["output"][0]["content"][0]["text"] == "so far"
 
 
+def test_a_tool_call_that_is_open_at_the_end_is_kept_with_its_outcome_unknown() -> None:
+    writer = ResponseEvents(RESPONSE)
+    writer.open_mcp_call("mcp_1", "tasks", "add_task", "{}")
+
+    events = decoded(writer.end(JobStatus.CANCELLED, ended_at=NOW, usage=None))
+
+    [call] = events[-1]["response"]["output"]
+    assert [event["type"] for event in events[:-1]] == ["response.mcp_call.failed", "response.output_item.done"]
+    assert call["status"] == "failed"
+    assert call["error"]["content"][0]["text"].startswith("outcome unknown")
+
+
 def test_a_failed_response_says_why_and_drops_what_was_half_said() -> None:
     writer = ResponseEvents(RESPONSE)
     writer.text("so far")

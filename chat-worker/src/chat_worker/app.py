@@ -159,7 +159,7 @@ async def _open(settings: ChatWorkerSettings, worker_id: str, consumer: RabbitBr
         control = Control(
             publisher,
             lambda: listener.queue,
-            leases.cancel,
+            leases.cancel_signalled,
             partition_count=settings.partition_count,
             ask_seconds=settings.resume_ask_seconds,
             wait_seconds_max=settings.resume_seconds_max,

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, TypeAlias
 
-from chat_worker.agent.values import ToolCall, ToolResult, Usage
+from chat_worker.agent.values import ToolResult, ToolStarted, Usage
 from chat_worker.history import tool_error_to_wire
-from chat_worker.ledger import FinishedCall, RecordedStep
+from chat_worker.ledger import RecordedStep
 from chat_worker.outgoing import Lane
 from shared import events
 from shared.events import Event, Failure, ResponseEvents
@@ -45,10 +45,14 @@ class AttemptJournal:
         self._response = response
         self._is_begun = response.next_seq > accepted_event_count
         self._is_silent = True
-        self._has_open_call = False
+        self._unfinished: dict[tuple[int, int], ToolStarted] = {}
 
     async def tell_begin(self, steps: Sequence[RecordedStep]) -> None:
-        """Tell that the job runs, if that was never told, and what is recorded in `steps` but was not told whole."""
+        """Tell that the job runs, if that was never told, and what is recorded in `steps` but was not told whole.
+
+        Calls that were started and have no result are told when they are made again, or with the end.
+        """
+        self._unfinished = {(call.step, call.index): call for step in steps for call in step.unfinished()}
         if not self._is_begun:
             await self.lane.put([self._response.in_progress()])
         items = list(self._items_of(steps))
@@ -66,9 +70,11 @@ class AttemptJournal:
 
     async def end(self, ended: Ended, usage: Usage) -> None:
         """Close what is open and end the response: all or nothing of it will be stored."""
-        told: list[Event] = []
+        told = self._response.cut_mcp_call()
+        for call in list(self._unfinished.values()):
+            told += [*self.open_call(call), *self._response.cut_mcp_call()]
         if ended.closing_text is not None:
-            told += self._response.abandon() if self._has_open_call else self._response.close_message("incomplete")
+            told += self._response.close_message("incomplete")
             told += self._response.text(ended.closing_text)
         if ended.is_whole:
             told += self._response.close_message()
@@ -84,13 +90,14 @@ class AttemptJournal:
     def close_message(self) -> list[Event]:
         return self._response.close_message()
 
-    def open_call(self, call: ToolCall, server_label: str) -> list[Event]:
-        self._has_open_call = True
-        item_id = new_wire_id(Prefix.MCP_CALL)
-        return self._response.open_mcp_call(item_id, server_label, call.name, call.arguments)
+    def open_call(self, started: ToolStarted) -> list[Event]:
+        self._unfinished.pop((started.step, started.index), None)
+        call = started.call
+        return self._response.open_mcp_call(
+            new_wire_id(Prefix.MCP_CALL), started.server_label, call.name, call.arguments
+        )
 
     def close_call(self, result: ToolResult) -> list[Event]:
-        self._has_open_call = False
         error = None if result.error is None else tool_error_to_wire(result.error)
         return self._response.close_mcp_call(result.output, error)
 
@@ -100,13 +107,14 @@ class AttemptJournal:
             if step.round.text:
                 yield partial(self._message, step.round.text)
             for index, finished in sorted(step.finished.items()):
-                yield partial(self._call, step.round.calls[index], finished)
+                started = ToolStarted(step.round.step, index, step.round.calls[index], finished.server_label)
+                yield partial(self._call, started, finished.result)
 
     def _message(self, text: str) -> list[Event]:
         return [*self._response.text(text), *self._response.close_message()]
 
-    def _call(self, call: ToolCall, finished: FinishedCall) -> list[Event]:
-        return [*self.open_call(call, finished.server_label), *self.close_call(finished.result)]
+    def _call(self, started: ToolStarted, result: ToolResult) -> list[Event]:
+        return [*self.open_call(started), *self.close_call(result)]
 
 
 def _known(usage: Usage) -> events.Usage | None:

@@ -20,7 +20,7 @@ log = get_logger()
 
 _BEATS_PER_LEASE = 3
 _RETRY_SECONDS = 1.0
-_CANCELS_KEPT = 1_000
+_SIGNALS_KEPT = 1_000
 
 
 class StopReason(StrEnum):
@@ -80,7 +80,7 @@ class Leases:
         self.lease_seconds = lease_seconds
         self._database = database
         self._held: dict[UUID, Lease] = {}
-        self._cancelled: deque[UUID] = deque(maxlen=_CANCELS_KEPT)
+        self._signalled: deque[UUID] = deque(maxlen=_SIGNALS_KEPT)
         self._beat_now = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -94,8 +94,8 @@ class Leases:
         if job_id in self._held:  # a redelivery came back to this very worker
             self._held[job_id].stop(StopReason.LEASE_LOST)
         lease = self._held[job_id] = Lease(job_id, attempt, claimed_at + self.lease_seconds)
-        if job_id in self._cancelled:  # while it was being claimed
-            lease.stop(StopReason.CANCELLED)
+        if job_id in self._signalled:  # perhaps while it was being claimed
+            self.check_soon()
         try:
             yield lease
         finally:
@@ -103,11 +103,11 @@ class Leases:
                 del self._held[job_id]
             self._changed.set()
 
-    def cancel(self, job_id: UUID) -> None:
-        """Stop the job for its user, if it runs here or is just about to."""
-        self._cancelled.append(job_id)
+    def cancel_signalled(self, job_id: UUID) -> None:
+        """Look now whether the job's user wants it stopped: the row knows, a message may say anything."""
+        self._signalled.append(job_id)
         if job_id in self._held:
-            self._held[job_id].stop(StopReason.CANCELLED)
+            self.check_soon()
 
     def stop_all(self, reason: StopReason) -> None:
         for lease in list(self._held.values()):

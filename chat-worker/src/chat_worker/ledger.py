@@ -36,8 +36,8 @@ class Row:
         match happening:
             case ModelRound(step=step):
                 return cls(step, _Kind.MODEL, 0, msgspec.to_builtins(happening))
-            case ToolStarted(step=step, index=index):
-                return cls(step, _Kind.INTENT, index, {})
+            case ToolStarted(step=step, index=index, server_label=label):
+                return cls(step, _Kind.INTENT, index, {"server_label": label})
             case ToolFinished(step=step, index=index):
                 finished = FinishedCall(happening.server_label, happening.result)
                 return cls(step, _Kind.RESULT, index, msgspec.to_builtins(finished))
@@ -54,12 +54,16 @@ class RecordedStep:
     """A model round that asked for tools, and how far its calls came (by index)."""
 
     round: ModelRound
-    started: frozenset[int] = frozenset()
+    started: Mapping[int, ToolStarted] = field(default_factory=dict)
     finished: Mapping[int, FinishedCall] = field(default_factory=dict)
 
     def to_past(self) -> PastStep:
         results = {index: call.result for index, call in self.finished.items()}
-        return PastStep(self.round, self.started, results)
+        return PastStep(self.round, frozenset(self.started), results)
+
+    def unfinished(self) -> list[ToolStarted]:
+        """Calls that were started and have no result, in order."""
+        return [call for index, call in sorted(self.started.items()) if index not in self.finished]
 
 
 async def record(database: Database, user_id: str, job_id: UUID, attempt: int, rows: Sequence[Row]) -> None:
@@ -109,8 +113,12 @@ def _recorded(rows: Sequence[Any]) -> RecordedStep:
     [round_] = [msgspec.convert(row["data"], ModelRound) for row in rows if row["kind"] == _Kind.MODEL]
     return RecordedStep(
         round=round_,
-        started=frozenset(row["index"] for row in rows if row["kind"] == _Kind.INTENT),
+        started={row["index"]: _started(round_, row) for row in rows if row["kind"] == _Kind.INTENT},
         finished={
             row["index"]: msgspec.convert(row["data"], FinishedCall) for row in rows if row["kind"] == _Kind.RESULT
         },
     )
+
+
+def _started(round_: ModelRound, row: Any) -> ToolStarted:
+    return ToolStarted(round_.step, row["index"], round_.calls[row["index"]], row["data"]["server_label"])

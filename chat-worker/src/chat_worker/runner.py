@@ -288,18 +288,21 @@ class _Attempt:
         if journal is None:
             return Left(StopReason.LEASE_LOST)
         self._journal = journal
+        steps = await self._recorded_steps()
+        await journal.tell_begin(steps)
+        agent = AGENTS.get(claim.request["model"])
+        if agent is None or claim.is_cancelled or claim.attempt > self._worker.limits.attempts_max:
+            return self._end_without_agent()
+        turn = await self._turn(agent, steps)
+        return await self._run_loop(turn, agent, journal)
+
+    def _end_without_agent(self) -> Ended:
+        claim = self._claim
         if claim.is_cancelled:
             return Ended(JobStatus.CANCELLED)
         if claim.attempt > self._worker.limits.attempts_max:
             return Ended(JobStatus.FAILED, Failure("attempts_exhausted", _EXHAUSTED.format(claim.attempt - 1)))
-        agent = AGENTS.get(claim.request["model"])
-        if agent is None:
-            return Ended(JobStatus.FAILED, Failure("agent_unknown", "This agent is not offered any more."))
-
-        steps = await self._recorded_steps()
-        await journal.tell_begin(steps)
-        turn = await self._turn(agent, steps)
-        return await self._run_loop(turn, agent, journal)
+        return Ended(JobStatus.FAILED, Failure("agent_unknown", "This agent is not offered any more."))
 
     async def _resumed_journal(self) -> AttemptJournal | None:
         """The journal behind all that earlier attempts sent; None where this attempt may not go on."""
@@ -369,7 +372,7 @@ class _Attempt:
                 await self._record(*([happening] if round_ is None else [round_, happening]))
                 reach("worker.after_intent")
                 told = to.close_message() if round_ else []
-                await to.lane.put(told + to.open_call(happening.call, happening.server_label), urgent=True)
+                await to.lane.put(told + to.open_call(happening), urgent=True)
             case ToolFinished(result=result):
                 reach("worker.after_tool")
                 await self._record(happening)

@@ -16,6 +16,7 @@ from shared.contracts import CancelRequested, JobReleased, JournalChunk
 from shared.errors import InvalidInputError
 from shared.events import Event, Failure, JsonObject, ResponseEvents, is_terminal
 from shared.faults import sabotaged
+from shared.ids import Prefix, new_wire_id
 from shared.observability import get_logger
 from shared.states import JobStatus, may_move
 
@@ -80,7 +81,8 @@ class LostChunk:
 class Draft:
     """A job row under lock, and what becomes of it.
 
-    `stored` and `request` are read only where a message of the batch may need the response rebuilt.
+    `stored`, `request` and `calls` are read only where a message of the batch may need the response rebuilt. `calls`
+    are the tool calls that the ledger says were begun: {server_label, name, arguments}, in order.
     """
 
     job_id: UUID
@@ -94,6 +96,7 @@ class Draft:
     is_cancel_requested: bool
     request: JsonObject | None = None
     stored: Sequence[Event] = ()
+    calls: Sequence[JsonObject] = ()
 
     events: list[Event] = field(default_factory=list)
     is_fence_moved: bool = False
@@ -130,8 +133,14 @@ class Draft:
         return response
 
     def end_here(self, status: JobStatus, failure: Failure | None = None) -> None:
-        """End the job without a worker."""
-        events = self.rebuild().end(status, ended_at=datetime.now(UTC), usage=None, failure=failure)
+        """End the job without a worker. A call that its attempts began and never told of may have had its effect."""
+        response = self.rebuild()
+        events = response.cut_mcp_call()
+        told_count = sum(item["type"] == "mcp_call" for item in response.output)
+        for call in self.calls[told_count:]:
+            events += response.open_mcp_call(new_wire_id(Prefix.MCP_CALL), **call)
+            events += response.cut_mcp_call()
+        events += response.end(status, ended_at=datetime.now(UTC), usage=None, failure=failure)
         self.append(events)
         self.end(outcome_of(events[-1], status))
 

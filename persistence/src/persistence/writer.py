@@ -208,7 +208,15 @@ async def _read_journals(connection: asyncpg.Connection, jobs: dict[UUID, Draft]
     rows = await connection.fetch(
         """
         select id, request,
-               (select string_agg(frames, chr(10) order by first_seq) from journal where job_id = jobs.id) as frames
+               (select string_agg(frames, chr(10) order by first_seq) from journal where job_id = jobs.id) as frames,
+               (select jsonb_agg(jsonb_build_object(
+                           'server_label', intent.data -> 'server_label',
+                           'name', round.data -> 'calls' -> intent.index -> 'name',
+                           'arguments', round.data -> 'calls' -> intent.index -> 'arguments')
+                       order by intent.step, intent.index)
+                from steps intent
+                join steps round on round.job_id = intent.job_id and round.step = intent.step and round.kind = 'model'
+                where intent.job_id = jobs.id and intent.kind = 'tool_intent') as calls
         from jobs where id = any($1::uuid[])
         """,
         wanted,
@@ -216,6 +224,7 @@ async def _read_journals(connection: asyncpg.Connection, jobs: dict[UUID, Draft]
     for row in rows:
         jobs[row["id"]].request = row["request"]
         jobs[row["id"]].stored = row["frames"].encode().split(b"\n") if row["frames"] else []
+        jobs[row["id"]].calls = row["calls"] or ()
 
 
 async def _store(

@@ -28,6 +28,14 @@ _TERMINAL_TYPES = {
 }
 TERMINAL_EVENT_TYPES = frozenset(_TERMINAL_TYPES.values())
 
+OUTCOME_UNKNOWN_TEXT = (
+    "outcome unknown: No answer arrived. The call may or may not have happened. Check the state before repeating it."
+)
+_OUTCOME_UNKNOWN: JsonObject = {
+    "type": "mcp_tool_execution_error",
+    "content": [{"type": "text", "text": OUTCOME_UNKNOWN_TEXT}],
+}
+
 
 def type_of(event: Event) -> str:
     """The type of an event built here; every event begins with it, so nothing is decoded."""
@@ -181,7 +189,10 @@ class ResponseEvents:
         ]
 
     def abandon(self) -> list[Event]:
-        """Close the item that a dead or stopped attempt left open; it is not part of the final output."""
+        """Close the item that an attempt left open which another one follows; it is not part of the final output.
+
+        What became of a tool call, the ledger knows: the next attempt tells of it, as a new item.
+        """
         if self._open is None:
             return []
         kept = len(self.output)
@@ -191,6 +202,12 @@ class ResponseEvents:
             events = [self._close_item({**self._open.item, "status": "incomplete"})]
         del self.output[kept:]
         return events
+
+    def cut_mcp_call(self) -> list[Event]:
+        """Close the open tool call, if there is one. Nobody will know its outcome any more: it stays in the output."""
+        if self._open is None or self._open.item["type"] != "mcp_call":
+            return []
+        return self.close_mcp_call(None, _OUTCOME_UNKNOWN)
 
     def end(
         self,
@@ -204,10 +221,12 @@ class ResponseEvents:
         """The terminal event with the final Response object, after closing what is open.
 
         An open message of a stopped or cut response stays in the output as `incomplete`; that of a failed one does not.
+        An open tool call may have had its effect: it stays, as one that failed with its outcome unknown.
         """
+        events = self.cut_mcp_call()
         keeps_open_text = status in {JobStatus.CANCELLED, JobStatus.INCOMPLETE}
         is_message = self._open is not None and self._open.item["type"] == "message"
-        events = self.close_message("incomplete") if keeps_open_text and is_message else self.abandon()
+        events += self.close_message("incomplete") if keeps_open_text and is_message else self.abandon()
         final = {
             "completed_at": int(ended_at.timestamp()) if status is JobStatus.COMPLETED else None,
             "output": self.output,

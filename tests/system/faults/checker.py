@@ -213,8 +213,9 @@ def _task_effects(history: History, snapshot: Snapshot, jobs: dict[str, Job]) ->
         done = [item for item in told if item["status"] == "completed"]
         if counts[title] > 1:
             yield f"{said.response_id}: did its task {counts[title]} times"
-        # A cancel may come between a call and its result: then the call was made, and its item is cut.
-        if len(done) > counts[title] or (len(done) < counts[title] and job.status != "cancelled"):
+        # A cancel may come between a call and its result: then its item says that the outcome is unknown.
+        may_be_done = [item for item in told if "outcome unknown" in json.dumps(item["error"])]
+        if not len(done) <= counts[title] <= len(done) + len(may_be_done):
             yield f"{said.response_id}: tells of {len(done)} tasks and made {counts[title]}"
         if job.status == "completed" and not told:
             yield f"{said.response_id}: never called its tool"

@@ -18,6 +18,8 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from shared.events import OUTCOME_UNKNOWN_TEXT
+
 JsonObject: TypeAlias = dict[str, Any]
 
 
@@ -40,6 +42,7 @@ class Tool:
     read_only: bool = False
     idempotent: bool = False
     destructive: bool = True
+    requires_approval: bool = False  # the client is asked before a call is made
 
     @property
     def repeatable(self) -> bool:
@@ -101,7 +104,7 @@ def as_unknown(error: ToolError) -> ToolResult:
     return ToolResult(None, ToolError(error.kind, message, error.code), outcome_unknown=True)
 
 
-OUTCOME_UNKNOWN = as_unknown(ToolError(ToolErrorKind.EXECUTION, "No answer arrived."))
+OUTCOME_UNKNOWN = ToolResult(None, ToolError(ToolErrorKind.EXECUTION, OUTCOME_UNKNOWN_TEXT), outcome_unknown=True)
 
 
 @dataclass(frozen=True, slots=True)
