@@ -72,6 +72,11 @@ class ServiceProcess:
         self.signal(signal.SIGTERM)
         return self._wait(seconds)
 
+    def open_file_count(self) -> int:
+        """Files and connections that it holds open; Linux only."""
+        assert self.popen is not None
+        return len(list(Path(f"/proc/{self.popen.pid}/fd").iterdir()))
+
     def is_process(self, worker_id: str) -> bool:
         """Whether it is the worker with this id, which holds its process id."""
         return self.popen is not None and worker_id.split(".")[-2] == str(self.popen.pid)

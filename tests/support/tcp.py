@@ -3,52 +3,70 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from enum import Flag, auto
 from urllib.parse import urlsplit
+
+
+class Way(Flag):
+    """Directions of a line."""
+
+    TO_SERVER = auto()
+    TO_CLIENT = auto()
+    BOTH = TO_SERVER | TO_CLIENT
 
 
 class Line:
     """The proxy's switch.
 
-    While it is cut, connections are closed as soon as they are made. While it is frozen, nothing passes, not even the
-    end of a connection: each side believes that the other is silent.
+    While it is cut, connections are closed as soon as they are made. While it is frozen, nothing passes (in one way, or
+    in both), not even the end of a connection: who is not heard is believed to be silent.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
-        self._is_cut = False
-        self._flows = asyncio.Event()
-        self._flows.set()
+        self._flows = {way: asyncio.Event() for way in (Way.TO_SERVER, Way.TO_CLIENT)}
         self._writers: set[asyncio.StreamWriter] = set()
+        self.mend()
 
     def cut(self) -> None:
         self._is_cut = True
         for writer in self._writers:
             writer.transport.abort()
 
-    def freeze(self) -> None:
-        self._flows.clear()
+    def freeze(self, ways: Way = Way.BOTH) -> None:
+        for way in ways:
+            self._flows[way].clear()
 
     def mend(self) -> None:
         self._is_cut = False
-        self._flows.set()
+        for flows in self._flows.values():
+            flows.set()
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_cut:
             writer.transport.abort()
             return
-        await self._flows.wait()
-        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        await self._flows[Way.TO_SERVER].wait()
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
         self._writers |= {writer, far_writer}
-        await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+        await asyncio.gather(
+            self._pump(reader, far_writer, self._flows[Way.TO_SERVER]),
+            self._pump(far_reader, writer, self._flows[Way.TO_CLIENT]),
+        )
         self._writers -= {writer, far_writer}
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    @staticmethod
+    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
         with suppress(ConnectionError):
             while part := await reader.read(65_536):
-                await self._flows.wait()
+                await flows.wait()
                 writer.write(part)
                 await writer.drain()
-        await self._flows.wait()
+        await flows.wait()
         with suppress(ConnectionError):
             writer.close()
 

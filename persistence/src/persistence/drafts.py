@@ -177,7 +177,8 @@ def place_of(chunk: JournalChunk, draft: Draft) -> Place:
         return Place.KNOWN
     is_current = chunk.attempt == draft.journal_attempt and chunk.attempt <= draft.attempt
     is_current = is_current or sabotaged("journal_fence")
-    if draft.status.is_terminal or not is_current:
+    is_over = draft.status.is_terminal and not sabotaged("write_once")
+    if is_over or not is_current:
         return Place.FENCED
     return Place.NEXT if chunk.first_seq <= draft.next_seq else Place.AHEAD
 

@@ -9,6 +9,7 @@ from tests.support.backends import Backends, new_backends
 from tests.support.stack import Stack, running_stack
 from tests.support.tcp import Line, proxied
 from tests.system.faults.load import HALF_OPEN_SECONDS, QUICK_REPAIRS, Arena
+from tests.system.faults.snapshot import queue_lengths
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +38,8 @@ async def stack(
         own_backends, folder, counts=counts, variables=QUICK_REPAIRS, variables_of=variables_of
     ) as running:
         yield running
+    # What nobody had acknowledged when the last process stopped is in its queue again.
+    assert not any((await queue_lengths(own_backends.rabbitmq_url)).values())
 
 
 @pytest.fixture

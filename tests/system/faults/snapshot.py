@@ -61,10 +61,10 @@ async def settled(backends: Backends, *, seconds: float = 30.0) -> Snapshot:
     owner = await asyncpg.connect(backends.database_urls["owner"])
     try:
         deadline = asyncio.get_running_loop().time() + seconds
-        queues = await _queues(backends.rabbitmq_url)
+        queues = await queue_lengths(backends.rabbitmq_url)
         while (await _open_count(owner) or any(queues.values())) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.1)
-            queues = await _queues(backends.rabbitmq_url)
+            queues = await queue_lengths(backends.rabbitmq_url)
         return await _snapshot(owner, queues)
     finally:
         await owner.close()
@@ -140,7 +140,7 @@ async def _stuck_sessions(owner: asyncpg.Connection) -> list[str]:
     return [row["what"] for row in rows]
 
 
-async def _queues(url: str) -> dict[str, int]:
+async def queue_lengths(url: str) -> dict[str, int]:
     """Messages that wait, by queue; a broker that is away counts as one that holds something."""
     try:
         connection = await aio_pika.connect(url, timeout=5)

@@ -13,7 +13,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -24,12 +25,19 @@ from shared.faults import CrashPoint
 from tests.support.backends import Backends, new_database
 from tests.support.services import private_postgres, private_rabbit
 from tests.support.stack import ServiceProcess, Stack, running_stack
-from tests.system.faults.load import QUICK_REPAIRS, Arena
+from tests.support.tcp import Line, Way, proxied
+from tests.system.faults.load import HALF_OPEN_SECONDS, QUICK_REPAIRS, Arena
 
 _FAULTS_PER_ROUND = 6
 _PAUSE_SECONDS_MAX = 2.0
 _FROZEN_SECONDS = 6.0
+_OUTAGE_SECONDS = 30.0
 _KINDS = ("gateway", "chat-worker", "persistence", "task-tools")
+_ROLE_OF_KIND = {
+    "gateway": "parley_gateway",
+    "chat-worker": "parley_worker",
+    "persistence": "parley_persistence",
+}
 _KIND_OF_POINT = {"gateway": "gateway", "dispatch": "gateway", "worker": "chat-worker", "persistence": "persistence"}
 
 
@@ -41,6 +49,7 @@ class Soak:
     backends: Backends
     postgres: PrivatePostgres
     rabbit: PrivateRabbit
+    lines: Sequence[Line]
     chance: random.Random
     injected: Counter[str] = field(default_factory=Counter)
 
@@ -77,6 +86,8 @@ class Soak:
             (self._restart_broker, 1),
             (self._wipe_broker, 1),
             (self._restart_postgres, 2),
+            (self._stop_postgres_for_long, 1),
+            (self._break_line, 4),
         ]
         [inject] = self.chance.choices([fault for fault, _ in faults], [weight for _, weight in faults])
         name = await inject()
@@ -131,6 +142,23 @@ class Soak:
         await asyncio.to_thread(self.postgres.start)
         return "kill Postgres"
 
+    async def _stop_postgres_for_long(self) -> str:
+        await asyncio.to_thread(self.postgres.stop)
+        await asyncio.sleep(_OUTAGE_SECONDS)
+        await asyncio.to_thread(self.postgres.start)
+        return "Postgres away"
+
+    async def _break_line(self) -> str:
+        """Of some processes to the broker, or to Postgres: cut, or frozen in one way or in both."""
+        line = self.chance.choice(self.lines)
+        ways = self.chance.choice([None, *Way, Way.BOTH])
+        line.cut() if ways is None else line.freeze(ways)
+        try:
+            await asyncio.sleep(_FROZEN_SECONDS)
+        finally:
+            line.mend()
+        return f"line {'cut' if ways is None else f'frozen {ways.name}'.lower()}"
+
 
 def soak(minutes: float, seed: int) -> list[str]:
     """Rounds until the time is over, or until one found violations, which are returned."""
@@ -149,8 +177,21 @@ async def _rounds(  # noqa: PLR0913, PLR0917 - all that a soak is made of
 ) -> list[str]:
     counts = {"gateway": 2, "chat-worker": 2, "persistence": 2}
     violations: list[str] = []
-    async with running_stack(backends, folder, counts=counts, variables=QUICK_REPAIRS) as stack:
-        dealer = Soak(stack, backends, postgres, rabbit, random.Random(seed))  # noqa: S311 - no secret
+    async with AsyncExitStack() as opened:
+        broker_url, broker_line = await opened.enter_async_context(proxied(backends.rabbitmq_url))
+        lines, variables_of = [broker_line], {}
+        for kind, role in _ROLE_OF_KIND.items():
+            url, line = await opened.enter_async_context(proxied(backends.database_urls[role]))
+            lines.append(line)
+            prefix = kind.upper().replace("-", "_")
+            variables_of[f"{kind}-1"] = {
+                f"{prefix}_DATABASE_URL": url,
+                "RABBITMQ_URL": f"{broker_url}?heartbeat={HALF_OPEN_SECONDS}",
+            }
+        stack = await opened.enter_async_context(
+            running_stack(backends, folder, counts=counts, variables=QUICK_REPAIRS, variables_of=variables_of)
+        )
+        dealer = Soak(stack, backends, postgres, rabbit, lines, random.Random(seed))  # noqa: S311 - no secret
         ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at and not violations:
             violations = await dealer.round()

@@ -37,13 +37,15 @@ async def test_a_reader_that_does_not_read_is_let_go_and_goes_on_later(whole: Ar
 
 
 async def test_clients_that_vanish_leave_nothing_behind_and_their_answers_come(whole: Arena) -> None:
-    user = whole.users[0]
+    user, gateway = whole.users[0], whole.stack.gateway()
     said = await user.ask(tokens=200, delay_ms=20)
+    open_files_before = gateway.open_file_count()
     for _ in range(2 * _STREAMS_MAX):  # more than may be open at once: those that vanished count no more
         await asyncio.to_thread(_vanish, _opened_stream(whole, said))
 
     await whole.read(user, said)
 
+    assert gateway.open_file_count() < open_files_before + 2 * _STREAMS_MAX
     assert await whole.verdict(attempts_max=1) == []
 
 

@@ -2,16 +2,19 @@
 
 import asyncio
 
+import pytest
+
 from shared.ids import Prefix, from_wire
-from tests.support.tcp import Line
+from tests.support.tcp import Line, Way
 from tests.system.faults.load import Arena
 from tests.system.faults.wire import row_when
 
 _BROKEN = "chat-worker-1"  # behind the line
 
 
+@pytest.mark.parametrize("ways", [Way.BOTH, Way.TO_SERVER], ids=["both ways", "one way"])
 async def test_a_worker_that_the_broker_cannot_hear_goes_on_while_another_has_its_jobs(
-    whole: Arena, broker_line: tuple[str, Line]
+    whole: Arena, broker_line: tuple[str, Line], ways: Way
 ) -> None:
     """A half-open partition with a live zombie: Postgres still hears it, so its leases stay alive."""
     _, line = broker_line
@@ -22,7 +25,7 @@ async def test_a_worker_that_the_broker_cannot_hear_goes_on_while_another_has_it
         job_id = from_wire(Prefix.RESPONSE, spoken.response_id)
         await row_when(whole.backends, job_id, "next_seq > 5")
 
-    line.freeze()
+    line.freeze(ways)
     try:
         await asyncio.gather(*readers)
     finally:
