@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from pydantic import SecretStr
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from shared.observability import configure_logging, get_logger
@@ -21,6 +21,8 @@ from shared.settings import ServiceSettings, settings_or_exit, well_known
 log = get_logger()
 
 _LOCK = 7214001  # any number that nothing else in the database locks
+_ROLE_TRIES = 20
+_ROLE_RETRY_SECONDS = 0.1
 ROLES = ("parley_gateway", "parley_worker", "parley_persistence", "parley_tools")
 
 
@@ -55,12 +57,31 @@ async def migrate(owner_url: str, service_urls: list[str]) -> None:
             await connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": _LOCK})
             await connection.commit()
             for url, role in zip(service_urls, ROLES, strict=True):
-                await _ensure_role(connection, url, role)
-            await connection.commit()
+                await _ensure_role_patiently(connection, url, role)
             await connection.run_sync(_upgrade)
             await connection.commit()
     finally:
         await engine.dispose()
+
+
+async def _ensure_role_patiently(connection: AsyncConnection, url: str, role: str) -> None:
+    """The lock is of one database, roles are of the whole server: another migration may be at the same role."""
+    for tries_left in reversed(range(_ROLE_TRIES)):
+        try:
+            await _ensure_role(connection, url, role)
+            await connection.commit()
+        except DBAPIError as error:
+            await connection.rollback()
+            if not tries_left or not _is_conflict(error):
+                raise
+            await asyncio.sleep(_ROLE_RETRY_SECONDS)
+        else:
+            return
+
+
+def _is_conflict(error: DBAPIError) -> bool:
+    said = str(error.orig)
+    return "concurrently updated" in said or "already exists" in said or "pg_authid" in said
 
 
 async def _ensure_role(connection: AsyncConnection, url: str, role: str) -> None:
