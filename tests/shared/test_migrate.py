@@ -1,20 +1,24 @@
 """Migrations: what several of them at once do to each other."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 
-from tests.support.backends import new_database
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from shared.db.migrate import ROLES, ensure_roles
 
 
-async def test_two_databases_of_one_server_are_migrated_at_the_same_time() -> None:
+async def test_two_databases_of_one_server_are_migrated_at_the_same_time(database_urls: Mapping[str, str]) -> None:
     """The roles are those of the server, so both change the same ones."""
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(2) as threads:
-        made = await asyncio.gather(*(loop.run_in_executor(threads, _make_and_drop) for _ in range(2)))
+    service_urls = [database_urls[role] for role in ROLES]
+    engine = create_async_engine(database_urls["owner"].replace("postgresql://", "postgresql+asyncpg://"))
 
-    assert all(len(urls) == 5 for urls in made)
+    async def ensure() -> None:
+        async with engine.connect() as connection:
+            for _ in range(5):
+                await ensure_roles(connection, service_urls)
 
-
-def _make_and_drop() -> dict[str, str]:
-    with new_database() as urls:
-        return urls
+    try:
+        await asyncio.gather(*(ensure() for _ in range(4)))
+    finally:
+        await engine.dispose()

@@ -56,12 +56,17 @@ async def migrate(owner_url: str, service_urls: list[str]) -> None:
         async with engine.connect() as connection:
             await connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": _LOCK})
             await connection.commit()
-            for url, role in zip(service_urls, ROLES, strict=True):
-                await _ensure_role_patiently(connection, url, role)
+            await ensure_roles(connection, service_urls)
             await connection.run_sync(_upgrade)
             await connection.commit()
     finally:
         await engine.dispose()
+
+
+async def ensure_roles(connection: AsyncConnection, service_urls: list[str]) -> None:
+    """Make the services' roles, with the passwords that their URLs name. Raises ValueError for another role's URL."""
+    for url, role in zip(service_urls, ROLES, strict=True):
+        await _ensure_role_patiently(connection, url, role)
 
 
 async def _ensure_role_patiently(connection: AsyncConnection, url: str, role: str) -> None:
