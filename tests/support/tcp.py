@@ -26,6 +26,7 @@ class Line:
         self._target = target
         self._flows = {way: asyncio.Event() for way in (Way.TO_SERVER, Way.TO_CLIENT)}
         self._writers: set[asyncio.StreamWriter] = set()
+        self._carrying: set[asyncio.Task[None]] = set()
         self.mend()
 
     def cut(self) -> None:
@@ -42,7 +43,19 @@ class Line:
         for flows in self._flows.values():
             flows.set()
 
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def close(self) -> None:
+        """End every connection."""
+        self.mend()
+        self.cut()
+        if self._carrying:
+            await asyncio.wait(self._carrying)
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_cut:
             writer.transport.abort()
             return
@@ -78,12 +91,11 @@ async def proxied(url: str) -> AsyncIterator[tuple[str, Line]]:
     assert parts.hostname
     assert parts.port
     line = Line((parts.hostname, parts.port))
-    server = await asyncio.start_server(line.carry, "127.0.0.1", 0)
+    server = await asyncio.start_server(line.accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     credentials, at, _ = parts.netloc.rpartition("@")
     try:
         yield parts._replace(netloc=f"{credentials}{at}127.0.0.1:{port}").geturl(), line
     finally:
         server.close()
-        line.mend()
-        line.cut()
+        await line.close()

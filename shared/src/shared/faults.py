@@ -31,7 +31,6 @@ Protection: TypeAlias = Literal[
     "journal_fence",  # only the current attempt's events are stored
     "ledger",  # what an earlier attempt finished is not done again
     "outbox",  # an accepted job is published until a worker has it
-    "write_once",  # nothing is stored behind the end of a response
 ]
 
 

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.ids import Prefix, from_wire
 from tests.support.backends import Backends, new_backends
 from tests.support.stack import ServiceProcess, Stack, running_stack
 from tests.support.tcp import Line, proxied
 from tests.system.faults.load import QUICK_REPAIRS, Arena
 from tests.system.faults.recorder import recording_tools
-from tests.system.faults.wire import late_chunk, row_when, wired
 from tests.system.faults.zombies import overtake_a_frozen_worker, speak_as_a_dead_attempt
 
 
@@ -53,22 +51,6 @@ async def test_without_the_fence_of_the_journal_a_dead_attempt_is_heard(arena: A
     assert any(
         "has response.output_text.delta of item 0 while" in violation for violation in await arena.verdict(seconds=8)
     )
-
-
-async def test_without_write_once_something_is_said_behind_the_end(arena: Arena) -> None:
-    await arena.stack.restart_with({"persistence-0": {"PARLEY_SABOTAGE": "write_once"}})
-    user = arena.users[0]
-    said = await user.ask(tokens=3)
-    await user.follow(said)
-    job_id = from_wire(Prefix.RESPONSE, said.response_id)
-    row = await row_when(arena.backends, job_id, "ended_at is not null")
-    words = late_chunk(job_id, row["conversation_id"], attempt=1, first_seq=row["next_seq"], count=2)
-
-    async with wired(arena.backends) as wire:
-        await wire.send_to_persistence(row["conversation_id"], words)
-        await row_when(arena.backends, job_id, f"next_seq > {row['next_seq']}")
-
-    assert any("goes on behind its end" in violation for violation in await arena.verdict(seconds=8))
 
 
 async def test_without_the_ledger_a_finished_call_is_made_again(arena: Arena) -> None:
