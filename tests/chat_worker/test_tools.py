@@ -1,20 +1,27 @@
-"""The tool client against real servers: ours, and one that misbehaves in every way a server can."""
+"""The tool client against real servers: ours, those an operator adds, and one that misbehaves in every way it can."""
 
 import asyncio
 import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+from mcp.types import ToolAnnotations
 from pydantic import SecretStr
 
+from chat_worker.agent.selection import ServerWish, ToolSelection
 from chat_worker.agent.tools import McpTools, ToolClientLimits, ToolServer
 from chat_worker.agent.values import Tool, ToolErrorKind, ToolResult, ToolSet
+from shared.agents import AGENTS
 from shared.ids import uuid7
 from shared.tokens import TASK_TOOLS_AUDIENCE, mint_tool_token
+from shared.tool_servers import Approval, ToolPolicy, ToolServersFile
 from task_tools.app import create_app
 from task_tools.settings import TaskToolsSettings
 from tests.support.asgi import served
@@ -39,11 +46,18 @@ def a_tool(name: str, label: str = "odd") -> Tool:
 class OddServer:
     """An MCP server whose tools are its faults: calling the tool `hang` hangs, and so on.
 
-    It notes what it was asked: `list_count`, `call_count`, the `tokens` it saw, the `keys`, the bytes it sent.
+    It notes what it was asked: `methods`, `list_count`, `call_count`, the `names` and `keys` of calls, the bytes it
+    sent. With `is_old` it speaks the protocol with a handshake only.
     """
 
-    def __init__(self) -> None:
-        self.tools: list[dict[str, Any]] = [{"name": "fine", "inputSchema": {"type": "object"}}]
+    def __init__(self, *names: str, is_old: bool = False) -> None:
+        self.is_old = is_old
+        self.methods: list[str] = []
+        self.names: list[str] = []
+        self.gate = asyncio.Event()
+        self.tools: list[dict[str, Any]] = [
+            {"name": name, "inputSchema": {"type": "object"}} for name in names or ("fine",)
+        ]
         self.list_status = 200
         self.list_count = 0
         self.list_asked = asyncio.Event()  # since it was last made to wait
@@ -60,7 +74,15 @@ class OddServer:
             return
         reply = _Reply(self, scope, receive, send)
         request = json.loads(await reply.body())
+        self.methods.append(request["method"])
         match request["method"]:
+            case "initialize" if self.is_old:
+                info = {"name": "old", "version": "1"}
+                await reply.result(
+                    request["id"], protocolVersion="2025-06-18", capabilities={"tools": {}}, serverInfo=info
+                )
+            case "notifications/initialized" if self.is_old:
+                await reply.whole(b"", 202)
             case "tools/list":
                 self.list_count += 1
                 if not self.list_gate.is_set():
@@ -71,8 +93,11 @@ class OddServer:
                 self.call_count += 1
                 self.called.set()
                 self.keys.append(request["params"]["_meta"]["parley/idempotency-key"])
+                self.names.append(request["params"]["name"])
                 behave: Callable[[Any], Awaitable[None]] = getattr(reply, request["params"]["name"])
                 await behave(request["id"])
+            case _:
+                await reply.error(request["id"], -32601, 404)
 
 
 class _Reply:
@@ -129,6 +154,13 @@ class _Reply:
 
     async def fine(self, request_id: Any) -> None:
         await self.text(request_id, "fine")
+
+    async def patient(self, request_id: Any) -> None:
+        await self.server.gate.wait()
+        await self.text(request_id, "done")
+
+    async def headers_seen(self, request_id: Any) -> None:
+        await self.text(request_id, json.dumps(self.headers))
 
     async def who(self, request_id: Any) -> None:
         await self.start(set_cookie=f"session={self.headers['authorization']}")
@@ -475,7 +507,8 @@ async def test_a_tool_of_a_server_that_is_configured_no_more_is_an_error(tools: 
 
 
 async def test_nobodys_token_or_cookie_goes_with_anothers_call(url: str) -> None:
-    async with McpTools([ToolServer("odd", url, token_for)], ToolClientLimits()) as tools:
+    patient = ToolClientLimits(connect_seconds=30.0)  # there are fewer connections than calls
+    async with McpTools([ToolServer("odd", url, token_for)], patient) as tools:
         users = [f"user-{number % 20}" for number in range(200)]
         results = await asyncio.gather(*(tools.for_user(user).call(a_tool("who"), {}, key="k") for user in users))
 
@@ -593,3 +626,369 @@ async def test_a_tool_without_hints_is_taken_for_the_most_dangerous(tools: ToolS
 
     assert (offered.read_only, offered.idempotent, offered.destructive) == (False, False, True)
     assert not offered.repeatable
+
+
+# --- servers that the operator adds
+
+
+class Configuration:
+    """The operator's file, and the tools of a worker that follows it beside an own server `tasks`."""
+
+    def __init__(self, path: Path, own_url: str) -> None:
+        self._path = path
+        self._entries: dict[str, Any] = {}
+        self.edit()
+        file = ToolServersFile(path, {"TOKEN": "of-the-operator"}, check_seconds=0)
+        self.tools = McpTools([ToolServer("tasks", own_url, token_for)], LIMITS, file.current)
+
+    def edit(self, **entries: dict[str, Any] | None) -> None:
+        """Set these servers' entries, None takes one away; the file is replaced at once, as editors do."""
+        self._entries |= entries
+        left = {label: entry for label, entry in self._entries.items() if entry is not None}
+        self.write(json.dumps({"mcpServers": left}))
+
+    def write(self, text: str) -> None:
+        new = self._path.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self._path)
+
+    async def names(self, selection: ToolSelection | None = None) -> dict[str, str]:
+        """The tools that a user is offered, each with its server."""
+        return {tool.name: tool.server_label for tool in await self.tools.for_user("ada").list(selection)}
+
+    async def tool(self, name: str, selection: ToolSelection | None = None) -> Tool:
+        return {tool.name: tool for tool in await self.tools.for_user("ada").list(selection)}[name]
+
+    async def call(self, name: str) -> ToolResult:
+        return await self.tools.for_user("ada").call(await self.tool(name), {}, key="k")
+
+
+@pytest.fixture
+async def configuration(tmp_path: Path, url: str) -> AsyncIterator[Configuration]:
+    """Beside an own server that offers `fine`."""
+    configuration = Configuration(tmp_path / "servers.json", url)
+    async with configuration.tools:
+        yield configuration
+
+
+Serving = Callable[..., Awaitable[dict[str, Any]]]
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Serving]:
+    """Serves an application and gives its entry for the file; with `protocol`, as these servers know no older one."""
+    async with AsyncExitStack() as stack:
+
+        async def serve(app: Any, **keys: Any) -> dict[str, Any]:
+            base_url = await stack.enter_async_context(served(app))
+            return {"url": f"{base_url}/mcp", "protocol": "2026-07-28", **keys}
+
+        yield serve
+
+
+async def test_a_server_is_added_changed_and_removed_without_a_restart(
+    configuration: Configuration, serving: Serving
+) -> None:
+    first, second = OddServer("structured"), OddServer("mixed")
+    assert await configuration.names() == {"fine": "tasks"}
+
+    configuration.edit(extra=await serving(first))
+    assert await configuration.names() == {"fine": "tasks", "structured": "extra"}
+    assert (await configuration.call("structured")).error is None
+
+    configuration.edit(extra=await serving(second))
+    assert await configuration.names() == {"fine": "tasks", "mixed": "extra"}
+    removed = await configuration.tool("mixed")
+
+    configuration.edit(extra=None)
+    assert await configuration.names() == {"fine": "tasks"}
+    result = await configuration.tools.for_user("ada").call(removed, {}, key="k")
+    assert result.error
+    assert result.error.message == "This tool is no longer available."
+    assert (first.call_count, second.call_count) == (1, 0)
+
+
+async def test_a_call_that_runs_when_its_server_is_removed_ends_as_any_other(
+    configuration: Configuration, serving: Serving
+) -> None:
+    server = OddServer("patient")
+    configuration.edit(extra=await serving(server))
+    call = asyncio.create_task(configuration.call("patient"))
+    await asyncio.wait_for(server.called.wait(), BOUNDED_SECONDS)
+
+    configuration.edit(extra=None)
+    assert await configuration.names() == {"fine": "tasks"}
+    server.gate.set()
+
+    assert await call == ToolResult("done")
+
+
+async def test_a_list_that_is_awaited_when_its_server_is_removed_troubles_nobody(
+    configuration: Configuration, serving: Serving
+) -> None:
+    server = OddServer("structured")
+    server.list_gate.clear()
+    configuration.edit(extra=await serving(server))
+    waiting = asyncio.create_task(configuration.names())
+    await asyncio.wait_for(server.list_asked.wait(), BOUNDED_SECONDS)
+
+    configuration.edit(extra=None)
+    assert await configuration.names() == {"fine": "tasks"}
+    server.list_gate.set()
+
+    assert await waiting == {"fine": "tasks", "structured": "extra"}
+
+
+async def test_a_change_of_one_server_leaves_the_others_lists(configuration: Configuration, serving: Serving) -> None:
+    kept = OddServer("structured")
+    configuration.edit(kept=await serving(kept))
+    await configuration.names()
+
+    configuration.edit(other=await serving(OddServer("mixed")))
+
+    assert await configuration.names() == {"fine": "tasks", "structured": "kept", "mixed": "other"}
+    assert kept.list_count == 1
+
+
+async def test_a_broken_edit_leaves_the_servers_as_they_were(configuration: Configuration, serving: Serving) -> None:
+    configuration.edit(extra=await serving(OddServer("structured")))
+    before = await configuration.names()
+
+    configuration.write('{"mcpServers": {"extra": {"url": ')
+
+    assert await configuration.names() == before
+    assert (await configuration.call("structured")).error is None
+
+
+async def test_names_that_servers_share_are_told_apart_and_ours_stay_plain(
+    configuration: Configuration, serving: Serving
+) -> None:
+    first, second = OddServer("fine", "structured", "mixed"), OddServer("structured", "unstructured")
+    configuration.edit(first=await serving(first), second=await serving(second))
+
+    assert await configuration.names() == {
+        "fine": "tasks",
+        "first__fine": "first",
+        "first__structured": "first",
+        "mixed": "first",
+        "second__structured": "second",
+        "unstructured": "second",
+    }
+    assert await configuration.call("first__fine") == ToolResult("fine")
+    assert (await configuration.call("second__structured")).error is None
+    assert (first.names, second.names) == (["fine"], ["structured"])
+
+
+async def test_a_shared_name_for_which_no_other_is_free_is_left_out(
+    configuration: Configuration, serving: Serving, odd: OddServer
+) -> None:
+    long_name = "x" * 60
+    odd.tools += [{"name": long_name, "inputSchema": {"type": "object"}}]
+    server = OddServer("fine", "extra__fine", long_name)
+    configuration.edit(extra=await serving(server))
+
+    assert await configuration.names() == {"fine": "tasks", long_name: "tasks", "extra__fine": "extra"}
+    await configuration.call("extra__fine")
+    assert server.names == ["extra__fine"]
+
+
+async def test_a_configured_server_gets_its_headers_and_no_users_token(
+    configuration: Configuration, serving: Serving
+) -> None:
+    bare, known = OddServer("headers_seen"), OddServer("headers_seen")
+    headers = {"Authorization": "Bearer ${TOKEN}", "X-Team": "blue"}
+    configuration.edit(bare=await serving(bare), known=await serving(known, headers=headers))
+
+    seen = {
+        label: json.loads((await configuration.call(f"{label}__headers_seen")).output or "")
+        for label in ("bare", "known")
+    }
+
+    assert "authorization" not in seen["bare"]
+    assert (seen["known"]["authorization"], seen["known"]["x-team"]) == ("Bearer of-the-operator", "blue")
+    assert "ada" not in json.dumps(seen)
+
+
+async def test_a_policy_says_which_tools_there_are_also_when_they_are_called(
+    configuration: Configuration, serving: Serving
+) -> None:
+    server = OddServer("structured", "mixed", "unstructured", "misfit")
+    entry = await serving(server)
+    configuration.edit(extra=entry)
+    mixed = await configuration.tool("mixed")
+
+    rules = {"unstructured": {"enabled": False}}
+    configuration.edit(
+        extra=entry | {"allow": ["structured", "mixed", "unstructured"], "deny": ["mixed"], "tools": rules}
+    )
+
+    assert await configuration.names() == {"fine": "tasks", "structured": "extra"}
+    result = await configuration.tools.for_user("ada").call(mixed, {}, key="k")
+    assert result.error
+    assert result.error.message == "This tool is no longer available."
+    assert server.call_count == 0
+
+
+async def test_a_tool_has_its_own_time(configuration: Configuration, serving: Serving) -> None:
+    entry = await serving(OddServer("hang", "patient"), timeout_seconds=60, tools={"hang": {"timeout_seconds": 0.2}})
+    configuration.edit(extra=entry)
+
+    result = await configuration.call("hang")
+
+    assert result.error
+    assert (result.error.code, result.outcome_unknown) == (-32001, True)
+    assert result.error.message.startswith("The tool did not answer within 0.2 seconds.")
+
+
+async def test_approval_is_required_as_the_operator_says_and_of_destructive_tools_by_default(
+    configuration: Configuration, serving: Serving
+) -> None:
+    server = OddServer("unmarked", "reading", "adding", "exempt", "careful")
+    hints: dict[str, dict[str, bool]] = {"reading": {"readOnlyHint": True}, "adding": {"destructiveHint": False}}
+    server.tools = [tool | {"annotations": hints.get(tool["name"], {})} for tool in server.tools]
+    keys = {"exempt": ["exempt"], "tools": {"reading": {"approval": "always"}}}
+    configuration.edit(extra=await serving(server, **keys))
+
+    tools = await configuration.tools.for_user("ada").list()
+
+    assert {tool.name for tool in tools if tool.requires_approval} == {"unmarked", "reading", "careful"}
+
+
+@pytest.mark.parametrize(("approval", "count"), [(Approval.NEVER, 0), (Approval.DESTRUCTIVE, 1), (Approval.ALWAYS, 2)])
+async def test_our_own_tools_need_approval_as_set(url: str, odd: OddServer, approval: Approval, count: int) -> None:
+    read_only = {"name": "who", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}}
+    odd.tools.append(read_only)
+    server = ToolServer("tasks", url, token_for, policy=ToolPolicy(approval))
+    async with McpTools([server], LIMITS) as tools:
+        offered = await tools.for_user("ada").list()
+
+    assert sum(tool.requires_approval for tool in offered) == count
+
+
+async def test_an_agents_servers_follow_the_file(configuration: Configuration, serving: Serving) -> None:
+    todo, chat = AGENTS["todo"], AGENTS["chat"]
+    entry = await serving(OddServer("structured"))
+    configuration.edit(extra=entry, chats=entry | {"agents": ["chat"]})
+
+    assert configuration.tools.labels_for(todo) == {"tasks", "extra"}
+    assert configuration.tools.labels_for(chat) == {"chats"}
+
+
+# --- what a turn selects
+
+
+async def test_a_turn_uses_the_servers_and_tools_that_it_selects(
+    configuration: Configuration, serving: Serving
+) -> None:
+    unselected = OddServer("misfit")
+    configuration.edit(
+        extra=await serving(OddServer("structured", "mixed", "fine")), unselected=await serving(unselected)
+    )
+    some = ToolSelection({"extra": ServerWish(frozenset({"mixed", "fine", "unheard_of"}))})
+    both = ToolSelection({"tasks": ServerWish(), "extra": ServerWish(frozenset({"extra__fine"}))})
+
+    assert await configuration.names(some) == {"mixed": "extra", "fine": "extra"}
+    assert await configuration.names(both) == {"fine": "tasks", "extra__fine": "extra"}
+    assert await configuration.names(ToolSelection({})) == {}
+    assert unselected.list_count == 0
+
+
+@pytest.mark.parametrize(
+    ("wish", "asked"),
+    [
+        ("never", {"writing"}),
+        ("always", {"reading", "other_reading", "writing"}),
+        ({"always": {"tool_names": ["reading"]}}, {"reading", "writing"}),
+        ({"never": {"tool_names": ["reading", "writing"]}}, {"other_reading", "writing"}),
+        (
+            {"always": {"tool_names": ["reading"]}, "never": {"tool_names": ["reading", "other_reading"]}},
+            {"reading", "writing"},
+        ),
+    ],
+)
+async def test_a_client_can_ask_for_more_approvals_and_never_for_fewer(
+    configuration: Configuration, serving: Serving, wish: Any, asked: set[str]
+) -> None:
+    server = OddServer("reading", "other_reading", "writing")
+    server.tools = [tool | {"annotations": {"readOnlyHint": tool["name"] != "writing"}} for tool in server.tools]
+    configuration.edit(extra=await serving(server))
+    selection = ToolSelection.of_request([wanted("extra", approval=wish)], {"extra"})
+
+    tools = await configuration.tools.for_user("ada").list(selection)
+
+    assert {tool.name for tool in tools} == {"reading", "other_reading", "writing"}
+    assert {tool.name for tool in tools if tool.requires_approval} == asked
+
+
+def wanted(label: str, allowed: list[str] | None = None, approval: Any = "never") -> dict[str, Any]:
+    """A server as a request names it."""
+    return {"type": "mcp", "server_label": label, "allowed_tools": allowed, "require_approval": approval}
+
+
+def test_a_request_that_names_no_server_gets_those_of_its_agent() -> None:
+    selection = ToolSelection.of_request([{"type": "function", "name": "f"}], {"tasks", "extra"})
+
+    assert selection == ToolSelection({"tasks": ServerWish(), "extra": ServerWish()})
+
+
+def test_a_request_gets_the_servers_that_it_names_among_its_agents_and_ours() -> None:
+    tools = [wanted("extra", ["a"]), wanted("tasks", []), wanted("of_another_agent")]
+
+    assert ToolSelection.of_request(tools, {"extra", "unnamed"}) == ToolSelection(
+        {"extra": ServerWish(frozenset({"a"})), "tasks": ServerWish(frozenset())}
+    )
+
+
+# --- servers of every age
+
+
+async def test_an_older_server_is_used_and_its_age_found_out_with_its_list_only(
+    configuration: Configuration, serving: Serving
+) -> None:
+    old = OddServer("structured", "unauthorised", is_old=True)
+    configuration.edit(extra=await serving(old, protocol="auto"))
+
+    await configuration.names()
+    assert old.methods == ["server/discover", "initialize", "notifications/initialized", "tools/list"]
+    old.methods.clear()
+    assert (await configuration.call("structured")).error is None
+    assert old.methods == ["initialize", "notifications/initialized", "tools/call"]
+
+    refused = await configuration.call("unauthorised")
+    assert refused.error
+    assert (refused.error.kind, refused.error.code) == (ToolErrorKind.HTTP, 401)
+
+
+async def test_a_server_that_follows_the_newest_protocol_is_asked_for_it_once(
+    configuration: Configuration, serving: Serving
+) -> None:
+    server = MCPServer("new", log_level="WARNING")
+
+    @server.tool(annotations=ToolAnnotations(read_only_hint=True))
+    async def whoami(context: Context) -> str:
+        return str((context.headers or {}).get("authorization"))
+
+    @server.tool()
+    async def wipe() -> str:
+        return "wiped"
+
+    headers = {"Authorization": "Bearer ${TOKEN}"}
+    app = server.streamable_http_app(stateless_http=True)
+    configuration.edit(extra=await serving(app, protocol="auto", headers=headers))
+
+    assert (await configuration.tool("wipe")).requires_approval
+    assert not (await configuration.tool("whoami")).requires_approval
+    assert json.loads((await configuration.call("whoami")).output or "") == {"result": "Bearer of-the-operator"}
+
+
+async def test_a_server_that_does_not_open_gets_no_call_and_that_is_known(
+    configuration: Configuration, serving: Serving
+) -> None:
+    """With a handshake a call begins before it is sent: what fails there leaves nothing unknown."""
+    configuration.edit(extra=await serving(OddServer("fine"), protocol="legacy"))
+
+    result = await configuration.tools.for_user("ada").call(a_tool("fine", "extra"), {}, key="k")
+
+    assert result.error
+    assert "The call was not made." in result.error.message
+    assert not result.outcome_unknown

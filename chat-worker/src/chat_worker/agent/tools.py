@@ -8,14 +8,18 @@ Whatever a server does, a call ends in bounded time and bounded memory as one `T
 - `_Exchange` lies below each client: it counts the bytes of the answer, notes what HTTP said (the client itself does
   not tell 401 from 500) and turns broken connections into answers (they would break the client instead).
 - A result is checked here against the tool's schema, with validators that live as long as the remembered list.
+
+There are our own servers, which are called as the user, and those that the operator configures, which may change at any
+time (`shared.tool_servers`) and never get anything by which they could act as one.
 """
 
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Self, assert_never, cast
@@ -46,11 +50,15 @@ from mcp.types import (
     TextResourceContents,
 )
 from mcp.types import Tool as ListedTool
+from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from chat_worker.agent.selection import ServerWish, ToolSelection
 from chat_worker.agent.values import JsonObject, Tool, ToolError, ToolErrorKind, ToolResult
+from shared.agents import Agent
 from shared.observability import get_logger
+from shared.tool_servers import NO_SERVERS, Approval, ConfiguredServer, ToolPolicy, ToolServers
 
 log = get_logger()
 
@@ -71,6 +79,7 @@ _HTTP_UNAVAILABLE = 503
 _UNSHOWABLE = dict.fromkeys(
     code for code in (*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)) if chr(code) not in "\n\t"
 )
+_WITHOUT_APPROVAL = ToolPolicy(Approval.NEVER)
 _Answer = pydantic.TypeAdapter[CallToolResult | InputRequiredResult](CallToolResult | InputRequiredResult)
 
 
@@ -78,13 +87,15 @@ _Answer = pydantic.TypeAdapter[CallToolResult | InputRequiredResult](CallToolRes
 class ToolServer:
     """A tool server that the operator allows. `token_for` makes the bearer token that acts there for a user id.
 
-    `protocol` is an MCP revision, or "auto" for a server that may be older; that costs a round trip per call.
+    `protocol` is an MCP revision, "legacy" for those with a handshake, or "auto": asked anew with each list of tools.
     """
 
     label: str
     url: str
-    token_for: Callable[[str], str]
+    token_for: Callable[[str], str] | None = None
     protocol: str = _STATELESS_PROTOCOL
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    policy: ToolPolicy = _WITHOUT_APPROVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +114,17 @@ class ToolClientLimits:
 
 
 class McpTools:
-    """The tool servers of a process: one pool of connections, and what each server offers."""
+    """The tool servers of a process: one pool of connections, and what each server offers.
 
-    def __init__(self, servers: Sequence[ToolServer], limits: ToolClientLimits | None = None) -> None:
+    `servers` are our own; `configured` tells the operator's as they are now, and is asked before every use.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[ToolServer],
+        limits: ToolClientLimits | None = None,
+        configured: Callable[[], ToolServers] = lambda: NO_SERVERS,
+    ) -> None:
         self._limits = limits or ToolClientLimits()
         self._transport = httpx2.AsyncHTTPTransport(
             trust_env=False,
@@ -114,7 +133,11 @@ class McpTools:
                 max_connections=self._limits.connection_count_max, keepalive_expiry=_IDLE_CONNECTION_SECONDS
             ),
         )
-        self._connectors = {server.label: _Connector(server, self._transport, self._limits) for server in servers}
+        self._own = {server.label: self._connector(server, is_own=True) for server in servers}
+        self._connectors = self._own
+        self._configured = configured
+        self._followed = NO_SERVERS
+        self._retired: list[_Connector] = []  # whose server is no more, and whose last list is still awaited
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,34 +145,86 @@ class McpTools:
     async def __aexit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        await asyncio.gather(*(connector.close() for connector in self._connectors.values()))
+        await asyncio.gather(*(connector.close() for connector in (*self._connectors.values(), *self._retired)))
         await self._transport.aclose()
 
     def for_user(self, user_id: str) -> "UserTools":
         """The tools as this user; nothing is opened, so nothing is to be closed."""
-        return UserTools(self._connectors, user_id)
+        return UserTools(self.connectors, user_id)
+
+    def labels_for(self, agent: Agent) -> frozenset[str]:
+        """The servers that `agent` may use now."""
+        return self._configured().labels_for(agent)
+
+    def connectors(self) -> "Mapping[str, _Connector]":
+        """By label, of the servers that there are now. A call that runs at one that is gone ends as any other."""
+        configured = self._configured()
+        if configured is not self._followed:
+            self._followed = configured
+            self._follow(configured)
+        return self._connectors
+
+    def _follow(self, configured: ToolServers) -> None:
+        before = self._connectors
+        self._connectors = {**self._own, **{server.label: self._following(server) for server in configured}}
+        gone = [connector for label, connector in before.items() if self._connectors.get(label) is not connector]
+        self._retired = [connector for connector in (*self._retired, *gone) if connector.is_asking]
+
+    def _following(self, configured: ConfiguredServer) -> "_Connector":
+        """The connector that there is, with the list it knows, or a new one where anything about its server changed."""
+        server = _server_of(configured)
+        connector = self._connectors.get(server.label)
+        unchanged = connector is not None and connector.server == server
+        return connector if connector is not None and unchanged else self._connector(server, is_own=False)
+
+    def _connector(self, server: ToolServer, *, is_own: bool) -> "_Connector":
+        return _Connector(server, self._transport, self._limits, is_own=is_own)
+
+
+def _server_of(configured: ConfiguredServer) -> ToolServer:
+    return ToolServer(
+        label=configured.label,
+        url=configured.url,
+        protocol=configured.protocol,
+        headers=configured.headers,
+        policy=configured.policy,
+    )
 
 
 class UserTools:
-    """A `ToolSet`: every tool of every server, run as one user."""
+    """A `ToolSet`: the tools of the servers, run as one user."""
 
-    def __init__(self, connectors: Mapping[str, "_Connector"], user_id: str) -> None:
+    def __init__(self, connectors: "Callable[[], Mapping[str, _Connector]]", user_id: str) -> None:
         self._connectors = connectors
         self._user_id = user_id
 
-    async def list(self) -> Sequence[Tool]:
-        """The tools of the servers that answer, and of those that lately did. A name taken twice counts once."""
-        listings = await asyncio.gather(*(connector.listing(self._user_id) for connector in self._connectors.values()))
+    async def list(self, selection: ToolSelection | None = None) -> Sequence[Tool]:
+        """The selected tools of the servers that answer, and of those that lately did; without a selection all.
+
+        A name that a configured server shares with another server is told as `server__tool`, so names are unique.
+        """
+        chosen = [
+            (connector, ServerWish() if selection is None else selection.servers[label])
+            for label, connector in self._connectors().items()
+            if selection is None or label in selection.servers
+        ]
+        listings = await asyncio.gather(*(connector.listing(self._user_id) for connector, _ in chosen))
+        taken = Counter(tool.name for listing in listings for tool in listing.tools)
         by_name: dict[str, Tool] = {}
-        for tool in (tool for listing in listings for tool in listing.tools):
-            if by_name.setdefault(tool.name, tool) is not tool:
-                log.warning("tool_name_taken", tool=tool.name, server=tool.server_label)
+        for (connector, wish), listing in zip(chosen, listings, strict=True):
+            for tool in listing.tools:
+                offered = connector.offered(tool, taken)
+                if offered is None or offered.name in by_name:
+                    log.warning("tool_name_taken", tool=tool.name, server=tool.server_label)
+                elif wish.uses(offered.name, tool.name):
+                    asks = offered.requires_approval or wish.asks(offered.name, tool.name)
+                    by_name[offered.name] = replace(offered, requires_approval=asks)
         return tuple(by_name.values())
 
     async def call(self, tool: Tool, arguments: JsonObject, *, key: str) -> ToolResult:
         """Run `tool` once; see `ToolSet`. `outcome_unknown` is set where the tool may or may not have run."""
-        connector = self._connectors.get(tool.server_label)
-        if connector is None:  # recorded by an earlier attempt, under another configuration
+        connector = self._connectors().get(tool.server_label)
+        if connector is None or not connector.allows(tool):  # it was offered under another configuration
             return _protocol_error(METHOD_NOT_FOUND, "This tool is no longer available.")
         return await connector.call(self._user_id, tool, arguments, key)
 
@@ -165,8 +240,12 @@ class _Listing:
 class _Connector:
     """One tool server: asks and calls it, and remembers its list, which is the same for every user."""
 
-    def __init__(self, server: ToolServer, transport: httpx2.AsyncHTTPTransport, limits: ToolClientLimits) -> None:
-        self._server = server
+    def __init__(
+        self, server: ToolServer, transport: httpx2.AsyncHTTPTransport, limits: ToolClientLimits, *, is_own: bool
+    ) -> None:
+        self.server = server
+        self._is_own = is_own
+        self._protocol = server.protocol  # what the server was last found to speak
         self._transport = transport
         self._limits = limits
         self._listing: _Listing | None = None  # until the server has told one
@@ -180,10 +259,31 @@ class _Connector:
         """
         if asyncio.get_running_loop().time() >= self._listing_fresh_until:
             if self._refresh is None or self._refresh.done():
-                self._refresh = asyncio.create_task(self._refresh_listing(user_id), name=f"tools {self._server.label}")
+                self._refresh = asyncio.create_task(self._refresh_listing(user_id), name=f"tools {self.server.label}")
             if self._listing is None:
                 await asyncio.shield(self._refresh)  # others wait for it too
         return self._listing or _Listing()
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether an answer to a request for the list is still awaited."""
+        return self._refresh is not None and not self._refresh.done()
+
+    def offered(self, tool: Tool, taken: Mapping[str, int]) -> Tool | None:
+        """`tool` as the model knows it, where `taken` counts the tools by name; None where no name is free for it."""
+        if self._is_own or taken[tool.name] == 1:
+            return tool
+        name = f"{self.server.label}__{tool.name}"
+        return replace(tool, name=name) if _TOOL_NAME.fullmatch(name) and name not in taken else None
+
+    def allows(self, tool: Tool) -> bool:
+        return self.server.policy.offers(self._own_name(tool))
+
+    def _own_name(self, tool: Tool) -> str:
+        """The server's name for an offered tool. `offered` gives none that is already the name of another."""
+        prefix = f"{self.server.label}__"
+        is_plain = self._is_own or any(tool.name == known.name for known in (self._listing or _Listing()).tools)
+        return tool.name if is_plain else tool.name.removeprefix(prefix)
 
     async def close(self) -> None:
         if self._refresh is not None:
@@ -198,37 +298,47 @@ class _Connector:
         self._listing_fresh_until = began_at + min(lifetime, self._limits.list_ttl_seconds)
 
     async def call(self, user_id: str, tool: Tool, arguments: JsonObject, key: str) -> ToolResult:
+        name = self._own_name(tool)
+        seconds = self.server.policy.call_seconds(name, self._limits.call_seconds)
         meta = cast("RequestParamsMeta", {IDEMPOTENCY_META_KEY: key})
-        request = CallToolRequest(params=CallToolRequestParams(name=tool.name, arguments=arguments, _meta=meta))
+        request = CallToolRequest(params=CallToolRequestParams(name=name, arguments=arguments, _meta=meta))
         exchange = _Exchange(self._transport, self._limits.body_bytes_max)
-        seconds = self._limits.call_seconds
+        is_sent = False
+        answer: CallToolResult | InputRequiredResult | None = None
         try:
-            async with asyncio.timeout(seconds + _TIMEOUT_GRACE_SECONDS), self._session(user_id, exchange) as session:
+            async with (
+                asyncio.timeout(seconds + _TIMEOUT_GRACE_SECONDS),
+                self._session(user_id, exchange, self._protocol, seconds) as session,
+            ):
+                is_sent = True
                 answer = await session.send_request(request, _Answer, request_read_timeout_seconds=seconds)
         except Exception as error:  # noqa: BLE001 - what a foreign server can make the client raise is not bounded
-            result = _explained(_root_of(error), exchange, self._limits)
-            self._log_failure(tool, result, _root_of(error))
-            return result
-        return self._result_of(tool, answer)
+            if answer is None:  # else only the farewell of older protocol revisions failed
+                result = _explained(_root_of(error), exchange, replace(self._limits, call_seconds=seconds))
+                result = result if is_sent else _never_sent(result)
+                self._log_failure(name, result, _root_of(error))
+                return result
+        assert answer is not None
+        return self._result_of(name, answer)
 
-    def _result_of(self, tool: Tool, answer: CallToolResult | InputRequiredResult) -> ToolResult:
+    def _result_of(self, name: str, answer: CallToolResult | InputRequiredResult) -> ToolResult:
         if isinstance(answer, InputRequiredResult):
             return _protocol_error(INVALID_REQUEST, "The tool asks for further input, which is not supported.")
         limit = self._limits.result_bytes_max
         if answer.is_error:
-            said = _text_of(answer.content).removeprefix(f"Error executing tool {tool.name}: ")
+            said = _text_of(answer.content).removeprefix(f"Error executing tool {name}: ")
             message = _cut(said, limit) or "The tool failed without saying why."
             return ToolResult(None, ToolError(ToolErrorKind.EXECUTION, message))
-        if not self._fits_schema(tool, answer.structured_content):
-            log.warning("tool_result_invalid", server=self._server.label, tool=tool.name)
+        if not self._fits_schema(name, answer.structured_content):
+            log.warning("tool_result_invalid", server=self.server.label, tool=name)
             return _protocol_error(INTERNAL_ERROR, "The tool ran, but its result is not what it declares. " + _NO_RETRY)
         if answer.structured_content is None:
             return ToolResult(_cut(_text_of(answer.content), limit))
         showable = _showable(answer.structured_content)
         return ToolResult(_cut(json.dumps(showable, ensure_ascii=False, separators=(",", ":")), limit))
 
-    def _fits_schema(self, tool: Tool, content: Any) -> bool:
-        validator = None if self._listing is None else self._listing.validators.get(tool.name)
+    def _fits_schema(self, name: str, content: Any) -> bool:
+        validator = None if self._listing is None else self._listing.validators.get(name)
         try:
             return validator is None or bool(validator.is_valid(content))
         except Unresolvable:  # its schema refers to something outside of itself, which is never fetched
@@ -236,19 +346,31 @@ class _Connector:
 
     async def _fetch_listing(self, user_id: str) -> _Listing | None:
         """What the server offers now; None if it does not say."""
-        exchange = _Exchange(self._transport, self._limits.body_bytes_max)
+        exchange, seconds = _Exchange(self._transport, self._limits.body_bytes_max), self._limits.list_seconds
+        listing: _Listing | None = None
         try:
-            async with asyncio.timeout(self._limits.list_seconds), self._session(user_id, exchange) as session:
-                return self._listing_of(await _listed_tools(session))
+            async with (
+                asyncio.timeout(seconds),
+                self._session(user_id, exchange, self.server.protocol, seconds) as session,
+            ):
+                listing = self._listing_of(await _listed_tools(session))
+                spoken = session.protocol_version or "legacy"
+                self._protocol = spoken if spoken in MODERN_PROTOCOL_VERSIONS else "legacy"
         except Exception as error:  # noqa: BLE001 - see `call`
-            cause = type(_root_of(error)).__name__
-            log.warning("tool_list_failed", server=self._server.label, status=exchange.status, cause=cause)
-            return None
+            if listing is None:
+                cause = type(_root_of(error)).__name__
+                log.warning("tool_list_failed", server=self.server.label, status=exchange.status, cause=cause)
+        return listing
 
     def _listing_of(self, listed: Sequence[ListedTool]) -> _Listing:
-        usable = [tool for tool in listed if _TOOL_NAME.fullmatch(tool.name)][: self._limits.tool_count_max]
-        if len(usable) < len(listed):
-            log.warning("tools_left_out", server=self._server.label, count=len(listed) - len(usable))
+        policy, known_names = self.server.policy, {tool.name for tool in listed}
+        if self._listing is None and not policy.named_tools() <= known_names:
+            unknown = sorted(policy.named_tools() - known_names)
+            log.warning("tool_names_unknown", server=self.server.label, tools=unknown)
+        allowed = [tool for tool in listed if policy.offers(tool.name)]
+        usable = [tool for tool in allowed if _TOOL_NAME.fullmatch(tool.name)][: self._limits.tool_count_max]
+        if len(usable) < len(allowed):
+            log.warning("tools_left_out", server=self.server.label, count=len(allowed) - len(usable))
         return _Listing(
             tuple(self._tool_of(tool) for tool in usable),
             {tool.name: _validator_of(tool.output_schema) for tool in usable if tool.output_schema is not None},
@@ -257,38 +379,42 @@ class _Connector:
     def _tool_of(self, listed: ListedTool) -> Tool:
         hints = listed.annotations
         read_only = bool(hints and hints.read_only_hint)
+        destructive = not read_only and not (hints and hints.destructive_hint is False)
         return Tool(
-            server_label=self._server.label,
+            server_label=self.server.label,
             name=listed.name,
             description=_shown(listed.description or "")[: self._limits.description_chars_max],
             input_schema=listed.input_schema,
             read_only=read_only,
             idempotent=bool(hints and hints.idempotent_hint),
-            destructive=not read_only and not (hints and hints.destructive_hint is False),
+            destructive=destructive,
+            requires_approval=self.server.policy.requires_approval(listed.name, is_destructive=destructive),
         )
 
     @asynccontextmanager
-    async def _session(self, user_id: str, exchange: "_Exchange") -> AsyncIterator[ClientSession]:
-        """A client of this one call, as this user."""
-        limits = self._limits
-        headers = {
-            "authorization": f"Bearer {self._server.token_for(user_id)}",
-            "accept-encoding": "identity",  # two packed megabytes may unpack to gigabytes
-        }
-        timeout = httpx2.Timeout(limits.call_seconds, connect=limits.connect_seconds, pool=limits.connect_seconds)
+    async def _session(
+        self, user_id: str, exchange: "_Exchange", protocol: str, seconds: float
+    ) -> AsyncIterator[ClientSession]:
+        """A client of this one call, as this user where the server is our own."""
+        limits, server = self._limits, self.server
+        headers = dict(server.headers)
+        headers["accept-encoding"] = "identity"  # two packed megabytes may unpack to gigabytes
+        if server.token_for is not None:
+            headers["authorization"] = f"Bearer {server.token_for(user_id)}"
+        # After the client's own timeout: at the same moment it would look like a lost connection.
+        read_seconds = seconds + _TIMEOUT_GRACE_SECONDS
+        timeout = httpx2.Timeout(read_seconds, connect=limits.connect_seconds, pool=limits.connect_seconds)
         async with httpx2.AsyncClient(transport=exchange, headers=headers, timeout=timeout, trust_env=False) as http:
-            transport = streamable_http_client(
-                self._server.url, http_client=http, max_sse_event_size=limits.body_bytes_max
-            )
-            async with Client(transport, mode=self._server.protocol, cache=None) as client:
+            transport = streamable_http_client(server.url, http_client=http, max_sse_event_size=limits.body_bytes_max)
+            async with Client(transport, mode=protocol, cache=None) as client:
                 yield client.session
 
-    def _log_failure(self, tool: Tool, result: ToolResult, error: Exception) -> None:
+    def _log_failure(self, name: str, result: ToolResult, error: Exception) -> None:
         assert result.error is not None
         log.warning(
             "tool_call_failed",
-            server=self._server.label,
-            tool=tool.name,
+            server=self.server.label,
+            tool=name,
             kind=result.error.kind.value,
             code=result.error.code,
             outcome_unknown=result.outcome_unknown,
@@ -319,6 +445,7 @@ class _Exchange(httpx2.AsyncBaseTransport):
         self.fault: _Fault | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        self._note(request, None, None)
         try:
             response = await self._transport.handle_async_request(request)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol):
@@ -332,7 +459,9 @@ class _Exchange(httpx2.AsyncBaseTransport):
         return httpx2.Response(
             response.status_code,
             headers=response.headers,
-            stream=_CountedStream(response, self._body_bytes_max, lambda fault: self._note(request, None, fault)),
+            stream=_CountedStream(
+                response, self._body_bytes_max, lambda fault: self._note(request, response.status_code, fault)
+            ),
             extensions=response.extensions,
         )
 
@@ -345,8 +474,7 @@ class _Exchange(httpx2.AsyncBaseTransport):
 
     def _note(self, request: httpx2.Request, status: int | None, fault: _Fault | None) -> None:
         if request.method == "POST":  # not the side stream and the farewell of older protocol revisions
-            self.status = status or self.status
-            self.fault = fault
+            self.status, self.fault = status, fault
 
 
 class _BodyError(httpx2.StreamError):
@@ -377,6 +505,14 @@ class _CountedStream(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._response.aclose()
+
+
+def _never_sent(result: ToolResult) -> ToolResult:
+    """The outcome of a call before which the server did not open: it has not happened, whatever `result` says."""
+    assert result.error is not None
+    is_http = result.error.kind is ToolErrorKind.HTTP
+    said = result.error.message if is_http else "The tool server does not answer as MCP servers do."
+    return ToolResult(None, replace(result.error, message=f"{said} The call was not made."))
 
 
 _NO_RETRY = "Do not call it again for this."
