@@ -39,6 +39,15 @@ async def job_of(turns: Turns, response: Object) -> Any:
         return await db.fetchrow("select * from jobs where id = $1", from_wire(Prefix.RESPONSE, response["id"]))
 
 
+async def marked_as_answered(turns: Turns, response: Object) -> None:
+    """The gateway notes delivered answers a moment later."""
+
+    async def is_marked() -> bool:
+        return (await job_of(turns, response))["answered_at"] is not None
+
+    await wait_until(is_marked)
+
+
 async def set_job(turns: Turns, response: Object, assignments: str) -> None:
     async with turns.persistence.transaction(None) as db:
         await db.execute(
@@ -87,6 +96,7 @@ async def test_a_blind_retry_gives_the_first_response_where_its_answer_was_not_d
     ada: Caller, turns: Turns
 ) -> None:
     first = await create(ada)
+    await marked_as_answered(turns, first)
     await set_job(turns, first, "answered_at = null")
 
     again = await create(ada, retry=True)
@@ -108,11 +118,8 @@ async def test_the_same_words_are_a_new_message_where_nothing_says_that_they_are
 
 async def test_a_retry_of_what_was_answered_is_a_new_message(ada: Caller, turns: Turns) -> None:
     first = await create(ada)
+    await marked_as_answered(turns, first)
 
-    async def is_marked() -> bool:
-        return (await job_of(turns, first))["answered_at"] is not None
-
-    await wait_until(is_marked)
     honest = await create(ada, retry=True)
 
     assert honest["id"] != first["id"]
@@ -120,6 +127,7 @@ async def test_a_retry_of_what_was_answered_is_a_new_message(ada: Caller, turns:
 
 async def test_a_retry_long_after_the_end_is_a_new_message(ada: Caller, turns: Turns) -> None:
     first = await create(ada)
+    await marked_as_answered(turns, first)
     await set_job(turns, first, "answered_at = null, status = 'completed', ended_at = now() - interval '3 minutes'")
 
     assert (await create(ada, retry=True))["id"] != first["id"]
@@ -127,6 +135,7 @@ async def test_a_retry_long_after_the_end_is_a_new_message(ada: Caller, turns: T
 
 async def test_a_retry_of_what_still_runs_is_one_however_old_it_is(ada: Caller, turns: Turns) -> None:
     first = await create(ada)
+    await marked_as_answered(turns, first)
     await set_job(turns, first, "answered_at = null, created_at = now() - interval '1 hour'")
 
     assert (await create(ada, retry=True))["id"] == first["id"]

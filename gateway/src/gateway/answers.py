@@ -1,7 +1,6 @@
 """A turn from its acceptance to its answer: accepting, waiting, following, polling; and how a client stops one."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from uuid import UUID
 
@@ -14,14 +13,13 @@ from gateway.limits import OpenJobs, Slot, Slots
 from gateway.live import Live
 from gateway.settings import GatewaySettings
 from gateway.stream import BEFORE_FIRST, EventStream, Follower, Journal, StreamLimits, disconnected
-from gateway.turns import Accepted, Turn, accept
+from gateway.turns import Accepted, AcceptLimits, Turn, accept
 from gateway.writer import delete_conversation
-from shared.contracts import CancelRequested, JobReady
+from shared.contracts import CancelRequested, JobReady, Touched
 from shared.db import Database, Row
 from shared.errors import InvalidInputError, LimitExceededError, NotFoundError
 from shared.events import Event, JsonObject, response_of
 from shared.states import JobStatus
-from shared.tokens import LEEWAY_SECONDS
 
 
 class Answers:
@@ -41,6 +39,11 @@ class Answers:
         self._settings = settings
         self._stopping = stopping
         self._open_jobs = OpenJobs(database, settings.open_jobs_max)
+        self._accept_limits = AcceptLimits(
+            open_jobs_max=settings.open_jobs_per_user_max,
+            tokens_per_day_max=settings.tokens_per_day_max,
+            retry_window_seconds=settings.retry_window_seconds,
+        )
         self._streams = Slots("streams", settings.streams_per_user_max)
         self._waits = Slots("waits", settings.waits_per_user_max)
         # Some connections stay free for accepting, however many streams read at once.
@@ -60,13 +63,11 @@ class Answers:
         Raises UnavailableError as well, where the whole system has too much to do.
         """
         await self._open_jobs.check()
-        accepted = await accept(
-            self._database,
-            turn,
-            open_jobs_max=self._settings.open_jobs_per_user_max,
-            retry_window_seconds=self._settings.retry_window_seconds,
-        )
+        accepted = await accept(self._database, turn, self._accept_limits)
         self._tell_cancelled(accepted.interrupted, accepted.conversation_id)
+        if not accepted.is_repeat and (turn.store or turn.conversation_id is not None):
+            what = "conversation.response.created"
+            self._dispatcher.touched(Touched(conversation_id=accepted.conversation_id, user_id=turn.user_id, what=what))
         return accepted
 
     def start(self, accepted: Accepted) -> None:
@@ -96,7 +97,7 @@ class Answers:
             for task in ends:
                 task.cancel()
             await asyncio.gather(*ends, return_exceptions=True)
-        return await self.response(accepted.user_id, accepted.job_id)
+        return _as_response(await self._job(accepted.user_id, accepted.job_id, is_own=True))
 
     def answered(self, accepted: Accepted) -> Callable[[], None]:
         """To be called when the client has its answer: until then the same request may come again as a blind retry."""
@@ -117,13 +118,17 @@ class Answers:
         return _as_response(await self._job(user_id, job_id))
 
     async def conversation_of(self, user_id: str, job_id: UUID) -> UUID:
-        """The conversation of the response that a client names as the one before. Raises NotFoundError."""
+        """The conversation of the response that a client names as the one before.
+
+        Raises NotFoundError, also for one that is not stored.
+        """
         try:
-            conversation_id: UUID = (await self._job(user_id, job_id))["conversation_id"]
+            job = await self._job(user_id, job_id)
         except NotFoundError as error:
-            raise NotFoundError(
-                "previous_response_not_found", "No such previous response.", param="previous_response_id"
-            ) from error
+            raise previous_response_not_found() from error
+        if not job["store"]:
+            raise previous_response_not_found()
+        conversation_id: UUID = job["conversation_id"]
         return conversation_id
 
     async def cancel(self, user_id: str, job_id: UUID) -> JsonObject:
@@ -155,6 +160,29 @@ class Answers:
         except (TimeoutError, LimitExceededError):
             return await self.response(user_id, job_id)
 
+    async def delete(self, user_id: str, job_id: UUID) -> None:
+        """Let nobody find the response any more; if it is queued or running, stop it. Raises NotFoundError.
+
+        What was said stays in the conversation.
+        """
+        job = await self._job(user_id, job_id)
+        async with self._database.transaction(user_id) as connection:
+            is_open = await connection.fetchval(
+                """
+                update jobs
+                set deleted_at = clock_timestamp(),
+                    cancel_requested_at = case when status in ('queued', 'in_progress')
+                        then coalesce(cancel_requested_at, clock_timestamp()) else cancel_requested_at end
+                where id = $1 and user_id = $2 and deleted_at is null
+                returning status in ('queued', 'in_progress')
+                """,
+                job_id,
+                user_id,
+            )
+        if is_open:
+            self._tell_cancelled([job_id], job["conversation_id"])
+        self._live.resync(job_id)
+
     async def delete_conversation(self, user_id: str, conversation_id: UUID) -> None:
         """Hide the conversation and stop what is queued or running in it. Raises NotFoundError."""
         job_ids = await delete_conversation(self._database, user_id, conversation_id)
@@ -166,16 +194,19 @@ class Answers:
         for job_id in job_ids:
             self._dispatcher.cancel(CancelRequested(job_id=job_id, conversation_id=conversation_id))
 
-    async def _job(self, user_id: str, job_id: UUID) -> Row:
+    async def _job(self, user_id: str, job_id: UUID, *, is_own: bool = False) -> Row:
+        """Raises NotFoundError. One that is not stored and has ended is there for the request that made it alone."""
         async with self._database.transaction(user_id) as connection:
             row = await connection.fetchrow(
                 """
-                select j.status, j.background, j.request, j.response, j.conversation_id from jobs j
+                select j.status, j.background, j.store, j.request, j.response, j.conversation_id from jobs j
                 join conversations c on c.id = j.conversation_id and c.deleted_at is null
-                where j.id = $1 and j.user_id = $2
+                where j.id = $1 and j.user_id = $2 and j.deleted_at is null
+                  and ($3 or j.store or j.status in ('queued', 'in_progress'))
                 """,
                 job_id,
                 user_id,
+                is_own,
             )
         if row is None:
             raise NotFoundError("not_found", "No such response.")
@@ -192,10 +223,11 @@ class Answers:
         slot: Slot,
         on_begun: Callable[[], None] | None = None,
     ) -> EventStream:
-        # A stream does not outlive its token: whoever reconnects shows a new one.
-        seconds_max = min(self._settings.stream_seconds_max, user.expires_at + LEEWAY_SECONDS - time.time())
-        limits = StreamLimits(self._settings.send_timeout_seconds, seconds_max)
-        return EventStream(batches, self._stopping, limits, slot, on_begun)
+        return EventStream(batches, self._stopping, StreamLimits.of(self._settings, user), slot, on_begun)
+
+
+def previous_response_not_found() -> NotFoundError:
+    return NotFoundError("previous_response_not_found", "No such previous response.", param="previous_response_id")
 
 
 def _as_response(job: Row) -> JsonObject:

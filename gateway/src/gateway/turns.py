@@ -1,13 +1,14 @@
 """A new turn: the Response object it will be, its first events, and the one statement that accepts it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
 import asyncpg
 
+from gateway.items import InputItem, Role
 from shared.db import Database
 from shared.errors import ConflictError, KeyReusedError, LimitExceededError, NotFoundError
 from shared.events import Event, JsonObject, ResponseEvents
@@ -15,29 +16,7 @@ from shared.faults import reach
 from shared.ids import Prefix, to_wire, uuid7
 
 _TITLE_CHARS_MAX = 60
-_ACCEPT = f"select * from accept_turn({', '.join(f'${number}' for number in range(1, 19))})"  # noqa: S608 - constant
-
-
-class Role(StrEnum):
-    USER = "user"
-    ASSISTANT = "assistant"
-    SYSTEM = "system"
-
-
-@dataclass(frozen=True, slots=True)
-class InputMessage:
-    """One message of the input. `parts` are content parts as the wire knows them, `content` is their text."""
-
-    role: Role
-    content: str
-    parts: Sequence[JsonObject]
-    id: UUID = field(default_factory=uuid7)
-
-    @classmethod
-    def of_text(cls, role: Role, text: str) -> "InputMessage":
-        if role is Role.ASSISTANT:
-            return cls(role, text, [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}])
-        return cls(role, text, [{"type": "input_text", "text": text}])
+_ACCEPT = f"select * from accept_turn({', '.join(f'${number}' for number in range(1, 22))})"  # noqa: S608 - constant
 
 
 class MultitaskStrategy(StrEnum):
@@ -66,19 +45,31 @@ class Submission:
 class Turn:
     """A turn to accept. `options` are the fields of the Response object that the client chose.
 
-    `conversation_id` null begins a conversation; `parent_job_id` names the turn that this one follows, where it is
-    not the conversation's last.
+    `conversation_id` null begins a conversation, which nobody is shown where the response is not stored.
+    `parent_job_id` names the turn that this one follows, where it is not the conversation's last; `is_at_start`: it
+    follows none, though the conversation has others.
     """
 
     user_id: str
-    messages: Sequence[InputMessage]
+    items: Sequence[InputItem]
     model: str
     options: JsonObject
     conversation_id: UUID | None = None
     parent_job_id: UUID | None = None
+    is_at_start: bool = False
     background: bool = False
+    store: bool = True
     multitask_strategy: MultitaskStrategy = MultitaskStrategy.ENQUEUE
     submission: Submission = Submission()
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptLimits:
+    """What a user may have before a turn is refused; null: no limit."""
+
+    open_jobs_max: int
+    tokens_per_day_max: int | None = None
+    retry_window_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +93,13 @@ class Accepted:
         return to_wire(Prefix.RESPONSE, self.job_id)
 
 
-async def accept(database: Database, turn: Turn, *, open_jobs_max: int, retry_window_seconds: float = 0.0) -> Accepted:
-    """Store the turn, its messages and its first events in one transaction, or nothing.
+async def accept(database: Database, turn: Turn, limits: AcceptLimits) -> Accepted:
+    """Store the turn, its input and its first events in one transaction, or nothing.
 
     A repeated submission starts nothing and gives the first one's job; a blind retry counts as one if the first one's
     job is open, or ended no longer ago than the window. Raises NotFoundError for a conversation that is not the user's,
-    KeyReusedError for a known key with another body, LimitExceededError for too many open jobs, ConflictError where the
-    turn would have to wait and must not.
+    KeyReusedError for a known key with another body, LimitExceededError for too many open jobs or a day's tokens spent,
+    ConflictError where the turn would have to wait and must not.
     """
     job_id, conversation_id = uuid7(), turn.conversation_id or uuid7()
     response = _response_object(turn, job_id, conversation_id)
@@ -118,20 +109,23 @@ async def accept(database: Database, turn: Turn, *, open_jobs_max: int, retry_wi
         job_id,
         conversation_id,
         turn.conversation_id is None,
-        _title(turn.messages),
+        title_of(turn.items),
         {},
         turn.parent_job_id,
         turn.background,
-        True,
+        turn.store,
         response,
-        [_row(ordinal, message) for ordinal, message in enumerate(turn.messages)],
+        [item.to_row(ordinal) for ordinal, item in enumerate(turn.items)],
         b"\n".join(events).decode(),
         len(events),
         turn.submission.key,
         turn.submission.body_hash,
-        open_jobs_max,
+        limits.open_jobs_max,
         turn.multitask_strategy,
-        retry_window_seconds if turn.submission.is_retry else None,
+        limits.retry_window_seconds if turn.submission.is_retry else None,
+        turn.is_at_start,
+        {},
+        limits.tokens_per_day_max,
     )
     row = await _call(database, arguments)
     _refuse(row["outcome"])
@@ -181,6 +175,17 @@ def _refuse(outcome: str) -> None:
                 "Too many of your responses are still queued or running; wait for one to end, or cancel one.",
                 retry_after_seconds=5,
             )
+        case "quota_spent":
+            raise LimitExceededError(
+                "daily_token_quota_exceeded",
+                "Your answers have used all the tokens that they may use in a day; the next day begins at 0:00 UTC.",
+                retry_after_seconds=_seconds_until_midnight(datetime.now(UTC)),
+            )
+
+
+def _seconds_until_midnight(now: datetime) -> float:
+    tomorrow = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return (tomorrow - now).total_seconds()
 
 
 def _first_events(response: JsonObject, *, background: bool) -> list[Event]:
@@ -188,20 +193,9 @@ def _first_events(response: JsonObject, *, background: bool) -> list[Event]:
     return [writer.created(), writer.queued()] if background else [writer.created()]
 
 
-def _row(ordinal: int, message: InputMessage) -> JsonObject:
-    return {
-        "id": str(message.id),
-        "ordinal": ordinal,
-        "kind": "message",
-        "role": message.role,
-        "content": message.content,
-        "parts": message.parts,
-    }
-
-
-def _title(messages: Sequence[InputMessage]) -> str:
+def title_of(items: Sequence[InputItem]) -> str:
     """The beginning of the first thing the user said, cut between words."""
-    said = next((message.content for message in messages if message.role is Role.USER), "")
+    said = next((item.content for item in items if item.role == Role.USER and item.content), "")
     text = " ".join(said.split())
     if len(text) <= _TITLE_CHARS_MAX:
         return text
@@ -210,6 +204,7 @@ def _title(messages: Sequence[InputMessage]) -> str:
 
 def _response_object(turn: Turn, job_id: UUID, conversation_id: UUID) -> JsonObject:
     """The Response object of a turn that has just been accepted: every field that clients of any kind require."""
+    is_shown = turn.store or turn.conversation_id is not None
     return {
         "id": to_wire(Prefix.RESPONSE, job_id),
         "object": "response",
@@ -217,7 +212,7 @@ def _response_object(turn: Turn, job_id: UUID, conversation_id: UUID) -> JsonObj
         "status": "queued",
         "background": turn.background,
         "completed_at": None,
-        "conversation": {"id": to_wire(Prefix.CONVERSATION, conversation_id)},
+        "conversation": {"id": to_wire(Prefix.CONVERSATION, conversation_id)} if is_shown else None,
         "error": None,
         "frequency_penalty": 0.0,
         "incomplete_details": None,
@@ -234,7 +229,7 @@ def _response_object(turn: Turn, job_id: UUID, conversation_id: UUID) -> JsonObj
         "reasoning": {"effort": None, "summary": None},
         "safety_identifier": None,
         "service_tier": "default",
-        "store": True,
+        "store": turn.store,
         "temperature": 1.0,
         "text": {"format": {"type": "text"}},
         "tool_choice": "auto",

@@ -10,11 +10,12 @@ from starlette.responses import Response
 
 from gateway.deps import CurrentServices, CurrentUser, PathUser, Services
 from gateway.intake import UserRoute
+from gateway.items import Role, text_message
 from gateway.limits import checked_message
 from gateway.problems import API_ERRORS, AnswerFailedError
 from gateway.queries import turn_messages
 from gateway.routes.responses import IDEMPOTENCY_KEY_CHARS_MAX, json_response, keyed_submission
-from gateway.turns import Accepted, InputMessage, Role, Turn
+from gateway.turns import Accepted, Turn
 from shared.agents import DEFAULT_AGENT
 from shared.events import JsonObject
 from shared.ids import Prefix, from_wire, to_wire
@@ -67,7 +68,7 @@ async def chat(  # noqa: PLR0913, PLR0917 - one argument for each part of the re
     message = checked_message(body.message, settings.message_chars_max)
     turn = Turn(
         user_id=user.id,
-        messages=[InputMessage.of_text(Role.USER, message)],
+        items=[text_message(Role.USER, message)],
         model=DEFAULT_AGENT,
         options={},
         conversation_id=body.conversation,

@@ -1,109 +1,59 @@
-"""`/v1/responses`: create, retrieve, follow and cancel, as OpenAI's Responses API defines them."""
+"""`/v1/responses`: create, retrieve, follow, cancel and delete, as OpenAI's Responses API defines them."""
 
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Annotated, Any, Literal
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Header, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from fastapi import APIRouter, Depends, Header, Query, Request
+from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.answers import Answers
-from gateway.deps import CurrentServices, CurrentUser, ResponseId
-from gateway.intake import UserRoute
-from gateway.limits import Metadata, checked_message
+from gateway.answers import Answers, previous_response_not_found
+from gateway.conversation_items import ends_of
+from gateway.deps import CurrentServices, CurrentUser, ResponseId, Services
+from gateway.intake import LargeBodyRoute
+from gateway.items import InputItem, parse_items, store_files
+from gateway.limits import PAGE_LENGTH_DEFAULT, PageLength
 from gateway.problems import V1_ERRORS
-from gateway.settings import GatewaySettings
-from gateway.turns import Accepted, InputMessage, MultitaskStrategy, Role, Submission, Turn
-from shared.agents import AGENTS
-from shared.errors import InvalidInputError, NotFoundError
+from gateway.queries import ItemsAfter, Order, item_id_of
+from gateway.response_request import CountTokens, CreateResponse, Includable, ResponseRequest, agent_of, options_of
+from gateway.stored_items import Place, history_bytes, list_input, settle
+from gateway.token_count import estimated_tokens
+from gateway.turns import Accepted, MultitaskStrategy, Submission, Turn
+from shared.errors import InvalidInputError
 from shared.events import JsonObject
-from shared.ids import Prefix, from_wire
+from shared.ids import Prefix, from_wire, to_wire
 
-router = APIRouter(prefix="/v1/responses", tags=["responses"], route_class=UserRoute, responses=V1_ERRORS)
+router = APIRouter(prefix="/v1/responses", tags=["responses"], route_class=LargeBodyRoute, responses=V1_ERRORS)
 
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 
-Text = Annotated[str, StringConstraints(max_length=512)]
+Include = Annotated[
+    list[Includable] | None, Query(alias="include[]", description="Accepted; nothing more is there to include.")
+]
 
 
-class TextPart(BaseModel):
-    """A content part. Parts other than text are refused by name."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    type: str
-    text: str | None = None
-
-
-class InputItem(BaseModel):
-    """An item of the input; `{role, content}` without a type is a message."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    type: str = "message"
-    role: Literal["user", "assistant", "system", "developer"] | None = None
-    content: str | list[TextPart] | None = None
-
-
-class ConversationReference(BaseModel):
+class ResponseDeleted(BaseModel):
     id: str
+    object: str = "response"
+    deleted: bool = True
 
 
-class CreateResponse(BaseModel):
-    """The body of a create. Unknown fields are ignored; known ones that cannot be honoured are refused by name."""
-
-    model_config = ConfigDict(
-        extra="ignore",
-        json_schema_extra={"examples": [{"model": "todo", "input": "add a task: buy milk", "stream": True}]},
-    )
-
-    model: str | None = None
-    input: str | list[InputItem]
-    instructions: str | None = Field(None, max_length=100_000)
-    conversation: str | ConversationReference | None = None
-    previous_response_id: str | None = None
-    stream: bool | None = None
-    background: bool | None = None
-    store: bool | None = None
-    tools: list[JsonObject] | None = None
-    tool_choice: Literal["auto", "none", "required"] | JsonObject | None = None
-    parallel_tool_calls: bool | None = None
-    max_output_tokens: int | None = Field(None, ge=1, le=1_000_000)
-    max_tool_calls: int | None = Field(None, ge=1, le=1_000)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1)
-    text: JsonObject | None = None
-    reasoning: JsonObject | None = None
-    truncation: Literal["auto", "disabled"] | None = None
-    metadata: Metadata | None = None
-    user: Text | None = None
-    safety_identifier: Text | None = None
-    prompt_cache_key: Text | None = None
-    service_tier: Text | None = None
-    multitask_strategy: MultitaskStrategy | None = None
+class InputTokens(BaseModel):
+    object: str = "response.input_tokens"
+    input_tokens: int
 
 
-_ECHOED = (
-    "instructions",
-    "max_output_tokens",
-    "max_tool_calls",
-    "metadata",
-    "parallel_tool_calls",
-    "previous_response_id",
-    "prompt_cache_key",
-    "safety_identifier",
-    "service_tier",
-    "temperature",
-    "tool_choice",
-    "top_p",
-    "truncation",
-    "user",
-)
+class InputItemList(BaseModel):
+    object: str = "list"
+    data: list[JsonObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 @router.post("", summary="Create a response", response_model=None)
@@ -114,22 +64,14 @@ async def create_response(
     services: CurrentServices,
     idempotency_key: Annotated[str | None, Header(max_length=IDEMPOTENCY_KEY_CHARS_MAX, min_length=1)] = None,
 ) -> Response:
-    """Accept a message. The answer comes with this request, as a stream, or later (`background`).
+    """Accept a turn. The answer comes with this request, as a stream, or later (`background`).
 
-    After a 2xx the message is stored and will be answered, whatever happens to this connection. `multitask_strategy`
+    After a 2xx the turn is stored and will be answered, whatever happens to this connection. `multitask_strategy`
     says what to do while the conversation is busy: `enqueue` (default), `reject` with 409, or `interrupt` what runs.
+    With `store: false` nobody finds the response once it has ended.
     """
-    _refuse_unsupported(body)
-    turn = Turn(
-        user_id=user.id,
-        messages=_messages(body.input, services.settings),
-        model=_agent(body.model),
-        options={name: value for name in _ECHOED if (value := getattr(body, name)) is not None},
-        background=bool(body.background),
-        multitask_strategy=body.multitask_strategy or MultitaskStrategy.ENQUEUE,
-        submission=await _submission(request, idempotency_key),
-        **(await _place(body, user.id, services.answers)),
-    )
+    submission = await _submission(request, idempotency_key)
+    turn = await _turn(body, user.id, submission, services)
     answers = services.answers
     if body.background and not body.stream:
         return await _answer_at_once(await answers.accept(turn), answers)
@@ -146,6 +88,21 @@ async def create_response(
     return _AnswerResponse(response, answers.answered(accepted))
 
 
+@router.post("/input_tokens", summary="Estimate the tokens of an input")
+async def count_input_tokens(body: CountTokens, user: CurrentUser, services: CurrentServices) -> InputTokens:
+    """About how many tokens the model would read, with instructions, functions and what the turn would follow."""
+    settings = services.settings
+    agent = agent_of(body, settings)
+    options = options_of(body, agent, services.tool_servers.current(), settings)
+    place = await _place(body, user.id, services.answers)
+    items: list[InputItem] = []
+    if body.input:
+        parsed = parse_items(body.input, settings, param="input")
+        items = await settle(services.database, user.id, parsed, place, Submission())
+    said_before = await history_bytes(services.database, user.id, place)
+    return InputTokens(input_tokens=estimated_tokens(agent, options, items, said_before))
+
+
 @router.get("/{response_id}", summary="Retrieve a response, or follow its events", response_model=None)
 async def retrieve_response(
     job_id: ResponseId,
@@ -153,6 +110,10 @@ async def retrieve_response(
     services: CurrentServices,
     stream: bool = False,  # noqa: FBT001, FBT002 - a query parameter
     starting_after: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
+    _include: Include = None,
+    _include_obfuscation: Annotated[
+        bool | None, Query(alias="include_obfuscation", description="Accepted, without effect.")
+    ] = None,
 ) -> Response:
     """The Response object as it stands; with `stream=true` the events behind `starting_after`, then live ones."""
     response = await services.answers.response(user.id, job_id)
@@ -165,6 +126,35 @@ async def retrieve_response(
 async def cancel_response(job_id: ResponseId, user: CurrentUser, services: CurrentServices) -> Response:
     """Stop a queued or running response. What was said until then is kept; an ended response stays as it is."""
     return json_response(await services.answers.cancel(user.id, job_id))
+
+
+@router.delete("/{response_id}", summary="Delete a response")
+async def delete_response(job_id: ResponseId, user: CurrentUser, services: CurrentServices) -> ResponseDeleted:
+    """Nobody finds it any more; if it is queued or running, it is stopped. What was said stays in the conversation."""
+    await services.answers.delete(user.id, job_id)
+    return ResponseDeleted(id=to_wire(Prefix.RESPONSE, job_id))
+
+
+def _items_after(
+    after: Annotated[str | None, Query(description="The id of the last item of the page before.")] = None,
+    limit: PageLength = PAGE_LENGTH_DEFAULT,
+    order: Annotated[Order, Query(description="`desc`: last first.")] = Order.DESC,
+) -> ItemsAfter:
+    return ItemsAfter(None if after is None else item_id_of(after, "after"), limit, order)
+
+
+@router.get("/{response_id}/input_items", summary="List the input of a response")
+async def list_input_items(
+    job_id: ResponseId,
+    user: CurrentUser,
+    services: CurrentServices,
+    wanted: Annotated[ItemsAfter, Depends(_items_after)],
+    _include: Include = None,
+) -> InputItemList:
+    """What the client sent with it, with the ids that the items have here."""
+    await services.answers.response(user.id, job_id)
+    run = await list_input(services.database, user.id, job_id, wanted)
+    return InputItemList(data=run.items, **ends_of([item["id"] for item in run.items]), has_more=run.has_more)
 
 
 async def _answer_at_once(accepted: Accepted, answers: Answers) -> Response:
@@ -199,8 +189,38 @@ async def _submission(request: Request, key: str | None) -> Submission:
     return Submission(key, hashlib.sha256(await request.body()).digest(), is_retry)
 
 
-async def _place(body: CreateResponse, user_id: str, answers: Answers) -> dict[str, UUID]:
-    """Where the turn goes: to a conversation's end, behind a given response, or nowhere yet."""
+async def _turn(body: CreateResponse, user_id: str, submission: Submission, services: Services) -> Turn:
+    """The turn that the body asks for. Raises RejectedError; stores nothing but files that came with it."""
+    settings = services.settings
+    agent = agent_of(body, settings)
+    options = options_of(body, agent, services.tool_servers.current(), settings)
+    parsed = parse_items(body.input, settings, param="input")
+    place = await _place(body, user_id, services.answers)
+    items = await settle(services.database, user_id, parsed, place, submission)
+    _check_asks_something(items)
+    return Turn(
+        user_id=user_id,
+        items=await store_files(services.database, user_id, items, settings),
+        model=agent.name,
+        options=options,
+        conversation_id=place.conversation_id,
+        parent_job_id=place.parent_job_id,
+        is_at_start=place.is_at_start,
+        background=bool(body.background),
+        store=body.store is not False,
+        multitask_strategy=body.multitask_strategy or MultitaskStrategy.ENQUEUE,
+        submission=submission,
+    )
+
+
+def _check_asks_something(items: Sequence[InputItem]) -> None:
+    """An input without a user's message may be a client's answer, or words for the assistant to go on from."""
+    if all(item.is_blank for item in items):
+        raise InvalidInputError("message_empty", "The input must not be empty.", param="input")
+
+
+async def _place(body: ResponseRequest, user_id: str, answers: Answers) -> Place:
+    """Where the turn goes. A response that is not stored leaves the conversation of the one before as it is."""
     if body.conversation is not None and body.previous_response_id is not None:
         raise InvalidInputError(
             "invalid_request",
@@ -209,91 +229,20 @@ async def _place(body: CreateResponse, user_id: str, answers: Answers) -> dict[s
         )
     if body.conversation is not None:
         given = body.conversation if isinstance(body.conversation, str) else body.conversation.id
-        return {"conversation_id": from_wire(Prefix.CONVERSATION, given, param="conversation")}
+        conversation_id = from_wire(Prefix.CONVERSATION, given, param="conversation")
+        return Place(conversation_id, is_at_start=bool(body.branch_at_start))
     if body.previous_response_id is not None:
         parent = _parent_id(body.previous_response_id)
-        return {"parent_job_id": parent, "conversation_id": await answers.conversation_of(user_id, parent)}
-    return {}
+        conversation_id = await answers.conversation_of(user_id, parent)
+        return Place(None if body.store is False else conversation_id, parent)
+    return Place()
 
 
 def _parent_id(given: str) -> UUID:
     try:
         return from_wire(Prefix.RESPONSE, given)
     except InvalidInputError as error:
-        raise NotFoundError(
-            "previous_response_not_found", "No such previous response.", param="previous_response_id"
-        ) from error
-
-
-def _agent(model: str | None) -> str:
-    if model is None:
-        raise InvalidInputError("missing_required_parameter", "Missing required parameter: 'model'.", param="model")
-    if model not in AGENTS:
-        raise InvalidInputError(
-            "model_not_found", f"No such model; choose one of: {', '.join(sorted(AGENTS))}.", param="model"
-        )
-    return model
-
-
-def _messages(given: str | list[InputItem], settings: GatewaySettings) -> Sequence[InputMessage]:
-    if isinstance(given, str):
-        given_messages = [InputMessage.of_text(Role.USER, given)]
-    else:
-        given_messages = [_message(item, f"input[{index}]") for index, item in enumerate(given)]
-    if len(given_messages) > settings.input_items_max:
-        raise InvalidInputError(
-            "too_many_items", f"'input' holds more than {settings.input_items_max} items.", param="input"
-        )
-    checked_message("\n".join(message.content for message in given_messages), settings.input_chars_max, param="input")
-    if not any(message.role is Role.USER for message in given_messages):
-        raise InvalidInputError("no_user_message", "The input holds no message of the user.", param="input")
-    return given_messages
-
-
-def _message(item: InputItem, param: str) -> InputMessage:
-    if item.type != "message" or item.role is None or item.content is None:
-        raise InvalidInputError(
-            "unsupported_input_item", "Expected a message: an item with 'role' and 'content'.", param=param
-        )
-    # Text of the client ranks below the operator's instructions, whatever it calls itself.
-    role = Role.SYSTEM if item.role == "developer" else Role(item.role)
-    return InputMessage.of_text(role, _text(item.content, param))
-
-
-def _text(content: str | list[TextPart], param: str) -> str:
-    if isinstance(content, str):
-        return content
-    for index, part in enumerate(content):
-        if part.type not in {"input_text", "output_text", "text"} or part.text is None:
-            raise InvalidInputError(
-                "unsupported_content",
-                f"Content of type '{part.type[:40]}' is not supported; send 'input_text'.",
-                param=f"{param}.content[{index}]",
-            )
-    return "\n".join(part.text for part in content if part.text)
-
-
-def _refuse_unsupported(body: CreateResponse) -> None:
-    refused: dict[str, Any] = {
-        "tools": body.tools or None,
-        "tool_choice": body.tool_choice if isinstance(body.tool_choice, dict) else None,
-        "text.format": _unsupported_format(body.text),
-    }
-    for param, value in refused.items():
-        if value is not None:
-            raise InvalidInputError("unsupported_parameter", f"This value of '{param}' is not supported.", param=param)
-    if body.store is False:
-        message = (
-            "background can only be used when `store` is true."
-            if body.background
-            else "Every response is stored here: leave out `store`, or send true."
-        )
-        raise InvalidInputError("unsupported_parameter", message, param="store")
-
-
-def _unsupported_format(text: JsonObject | None) -> object:
-    wanted = (text or {}).get("format")
-    return None if wanted is None or wanted == {"type": "text"} else wanted
+        raise previous_response_not_found() from error
 
 
 def json_response(body: JsonObject, status: int = 200, headers: dict[str, str] | None = None) -> Response:

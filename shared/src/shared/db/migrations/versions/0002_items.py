@@ -104,8 +104,9 @@ _FUNCTIONS = """
 drop function accept_turn
 
 
--- `p_items` are objects {id, ordinal, kind, role, content, parts, item}: kind 'message' has role, content and parts, all
--- others have `item`. `p_parent_job_id` null: the turn follows the one accepted last, or nothing where `p_at_start`.
+-- `p_items` are objects {id, ordinal, kind, role, content, parts, item}: kind 'message' has role, content, parts, and in
+-- `item` perhaps a phase; all others have only `item`. `p_parent_job_id` null: the turn follows the one accepted last,
+-- or nothing where `p_at_start`.
 create function accept_turn(
     p_user_id text, p_job_id uuid, p_conversation_id uuid, p_is_new_conversation boolean, p_title text,
     p_conversation_metadata jsonb, p_parent_job_id uuid, p_background boolean, p_store boolean, p_request jsonb,
@@ -195,10 +196,11 @@ begin
                       idempotency_key, body_hash, input_item_count, options)
     values (p_job_id, conversation.id, p_user_id, parent, conversation.last_turn + 1, p_background, p_store, p_request,
             p_next_seq, p_idempotency_key, p_body_hash, jsonb_array_length(p_items), p_options);
-    insert into messages (id, conversation_id, job_id, user_id, turn, ordinal, role, content, parts, status)
+    insert into messages (id, conversation_id, job_id, user_id, turn, ordinal, role, content, parts, status, metadata)
     select i.id, conversation.id, p_job_id, p_user_id, conversation.last_turn + 1, i.ordinal, i.role, i.content,
-           i.parts, 'completed'
-    from jsonb_to_recordset(p_items) i (id uuid, ordinal integer, kind text, role text, content text, parts jsonb)
+           i.parts, 'completed', coalesce(i.item, '{}')
+    from jsonb_to_recordset(p_items)
+         i (id uuid, ordinal integer, kind text, role text, content text, parts jsonb, item jsonb)
     where i.kind = 'message';
     insert into items (id, conversation_id, job_id, user_id, turn, ordinal, kind, item)
     select i.id, conversation.id, p_job_id, p_user_id, conversation.last_turn + 1, i.ordinal, i.kind, i.item
