@@ -6,12 +6,11 @@ from typing import Any
 
 import openai
 import pytest
-from fastapi import FastAPI
 
 from shared.ids import Prefix, new_wire_id, to_wire, uuid7
 from tests.gateway.conftest import Caller
 from tests.support.client import object_of
-from tests.support.stack import token_of
+from tests.support.openai_client import strict_client
 from tests.support.turns import Call, Turns
 
 UNKNOWN = to_wire(Prefix.CONVERSATION, uuid7())
@@ -92,10 +91,59 @@ async def test_metadata_change_without_touching_the_title(ada: Caller, turns: Tu
     assert (answer.json()["title"], answer.json()["metadata"]) == ("Hello", {"topic": "x"})
 
 
+async def test_an_archived_conversation_is_left_out_of_lists_unless_asked_for(ada: Caller, turns: Turns) -> None:
+    kept, archived = await a_conversation(turns, ada), await a_conversation(turns, ada)
+
+    change = await ada.patch(f"/api/conversations/{archived}", json={"archived": True})
+
+    assert change.json()["archived"] is True
+    assert await listed(ada) == await listed(ada, archived="false") == [kept]
+    assert await listed(ada, archived="true") == [archived]
+    assert await listed(ada, archived="all") == [archived, kept]
+    await ada.post(f"/v1/conversations/{archived}", json={"archived": False})
+    assert await listed(ada) == [archived, kept]
+
+
+async def test_the_conversation_of_a_response_that_is_not_stored_is_shown_nowhere(ada: Caller, turns: Turns) -> None:
+    accepted = await turns.exchange(ada.user_id, "between us", "yes", store=False)
+    conversation_id = to_wire(Prefix.CONVERSATION, accepted.conversation_id)
+
+    reads = [
+        await ada.get(f"{prefix}/conversations/{conversation_id}{path}")
+        for prefix, path in [("/api", ""), ("/api", "/messages")]
+        + [("/v1", path) for path in ("", "/items", "/responses", "/events")]
+    ]
+    changes = [
+        await ada.patch(f"/api/conversations/{conversation_id}", json={"title": "x"}),
+        await ada.post(f"/api/conversations/{conversation_id}/restore"),
+        await ada.post(
+            f"/v1/conversations/{conversation_id}/items", json={"items": [{"role": "user", "content": "x"}]}
+        ),
+        await ada.delete(f"/v1/conversations/{conversation_id}"),
+    ]
+    lists = [await ada.get(path) for path in ("/api/conversations", "/v1/conversations?search=between")]
+
+    assert {answer.status_code for answer in [*reads, *changes]} == {404}
+    assert [answer.json().get("items", answer.json().get("data")) for answer in lists] == [[], []]
+
+
+async def test_messages_are_those_of_the_active_branch(ada: Caller, turns: Turns) -> None:
+    first = await turns.exchange(ada.user_id, "one", "two")
+    for text in ("three", "edited"):
+        await turns.exchange(
+            ada.user_id, text, f"re: {text}", conversation_id=first.conversation_id, follows=first.job_id
+        )
+    conversation_id = to_wire(Prefix.CONVERSATION, first.conversation_id)
+
+    assert await contents(ada, conversation_id, order="asc") == ["one", "two", "edited", "re: edited"]
+    assert object_of(await ada.get(f"/api/conversations/{conversation_id}/messages"))["total"] == 4
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {},
+        {"archived": "maybe"},
         {"title": ""},
         {"title": "  "},
         {"title": "x" * 201},
@@ -139,7 +187,7 @@ async def test_a_restored_conversation_is_as_it_was(ada: Caller, turns: Turns) -
     again = await ada.post(f"/api/conversations/{conversation_id}/restore")
 
     assert restored.status_code == again.status_code == 200
-    assert restored.json() == again.json() == before
+    assert restored.json() == again.json() == before | {"last_sequence_number": restored.json()["last_sequence_number"]}
     assert await contents(ada, conversation_id) == ["Hi!", "Hello"]
 
 
@@ -208,6 +256,9 @@ ROUTES = [
     ("POST", "/v1/conversations/{}"),
     ("DELETE", "/v1/conversations/{}"),
     ("GET", "/v1/conversations/{}/items"),
+    ("POST", "/v1/conversations/{}/items"),
+    ("GET", "/v1/conversations/{}/responses"),
+    ("GET", "/v1/conversations/{}/events"),
     ("GET", "/v1/conversations?after={}"),
 ]
 
@@ -218,7 +269,8 @@ async def test_anothers_conversation_answers_like_one_that_does_not_exist(
 ) -> None:
     conversation_id = await a_conversation(turns, ada)
     before = object_of(await ada.get(f"/api/conversations/{conversation_id}"))
-    body = None if method in {"GET", "DELETE"} else {"title": "mine", "metadata": {}}
+    items = [{"role": "user", "content": "mine"}]
+    body = None if method in {"GET", "DELETE"} else {"title": "mine", "metadata": {}, "items": items}
 
     foreign, unknown = [await bob.request(method, path.format(one), json=body) for one in (conversation_id, UNKNOWN)]
 
@@ -250,16 +302,9 @@ async def test_the_simple_contract_answers_under_both_prefixes(ada: Caller, turn
 
 
 @pytest.fixture
-async def client(ada: Caller, gateway: FastAPI) -> AsyncIterator[openai.AsyncOpenAI]:
+async def client(ada: Caller) -> AsyncIterator[openai.AsyncOpenAI]:
     """The strict client of OpenAI, as Ada."""
-    del gateway
-    async with openai.AsyncOpenAI(
-        base_url="http://gateway/v1",
-        api_key=token_of(ada.user_id),
-        http_client=ada,
-        max_retries=0,
-        _strict_response_validation=True,
-    ) as client:
+    async with strict_client(ada, ada.user_id) as client:
         yield client
 
 
@@ -282,13 +327,6 @@ async def test_a_conversation_without_a_body_is_created(ada: Caller) -> None:
     answers = [await ada.post("/v1/conversations"), await ada.post("/v1/conversations", json={})]
 
     assert [answer.status_code for answer in answers] == [200, 200]
-
-
-async def test_a_conversation_with_first_items_is_refused_by_name(client: openai.AsyncOpenAI) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        await client.conversations.create(items=[{"type": "message", "role": "user", "content": "Hello"}])
-
-    assert caught.value.param == "items"
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from gateway.turns import Accepted, InputMessage, Role, Turn, accept
+from gateway.items import Role, text_message
+from gateway.turns import Accepted, AcceptLimits, Turn, accept
 from shared.db import Database
 from shared.ids import uuid7
 
@@ -26,11 +27,26 @@ class Turns:
     gateway: Database
     persistence: Database
 
-    async def ask(self, user_id: str, text: str, conversation_id: UUID | None = None) -> Accepted:
-        """A message that was accepted."""
-        message = InputMessage.of_text(Role.USER, text)
-        turn = Turn(user_id, [message], model="todo", options={}, conversation_id=conversation_id)
-        return await accept(self.gateway, turn, open_jobs_max=1_000)
+    async def ask(
+        self,
+        user_id: str,
+        text: str,
+        conversation_id: UUID | None = None,
+        *,
+        follows: UUID | None = None,
+        **fields: Any,
+    ) -> Accepted:
+        """A message that was accepted; one that `follows` another job than the last is a branch."""
+        turn = Turn(
+            user_id,
+            [text_message(Role.USER, text)],
+            model="todo",
+            options={},
+            conversation_id=conversation_id,
+            parent_job_id=follows,
+            **fields,
+        )
+        return await accept(self.gateway, turn, AcceptLimits(open_jobs_max=1_000))
 
     async def answer(self, accepted: Accepted, text: str | None, *calls: Call) -> None:
         """Its answer: the calls, then the text, if any."""
@@ -43,10 +59,17 @@ class Turns:
             await db.execute("update jobs set status = 'completed' where id = $1", accepted.job_id)
 
     async def exchange(
-        self, user_id: str, text: str, reply: str | None, *calls: Call, conversation_id: UUID | None = None
+        self,
+        user_id: str,
+        text: str,
+        reply: str | None,
+        *calls: Call,
+        conversation_id: UUID | None = None,
+        follows: UUID | None = None,
+        **fields: Any,
     ) -> Accepted:
         """A message and its answer."""
-        accepted = await self.ask(user_id, text, conversation_id)
+        accepted = await self.ask(user_id, text, conversation_id, follows=follows, **fields)
         await self.answer(accepted, reply, *calls)
         return accepted
 

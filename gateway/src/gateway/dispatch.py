@@ -6,11 +6,11 @@ A job whose publication was not confirmed stays unmarked in the jobs table, and 
 import asyncio
 from uuid import UUID
 
-from shared.contracts import CancelRequested, JobReady
+from shared.contracts import CancelRequested, JobReady, LiveBatch, Touched
 from shared.db import Database
 from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
 from shared.faults import reach, sabotaged
-from shared.messaging import CONTROL, JOBS, Publisher, journal_queue, partition_of
+from shared.messaging import CONTROL, JOBS, LIVE, Publisher, journal_queue, partition_of
 from shared.observability import get_logger
 from shared.supervision import supervised
 
@@ -61,6 +61,10 @@ class Dispatcher:
     def cancel(self, request: CancelRequested) -> None:
         """Tell the worker that runs the job, and persistence in case none does."""
         self._in_background(self._publish_cancel(request))
+
+    def touched(self, conversation: Touched) -> None:
+        """Tell those who follow the conversation, at any gateway, that something happened in it."""
+        self._in_background(self._publisher.tell(LIVE, LiveBatch(jobs=[], conversations=[conversation])))
 
     def answered(self, job_id: UUID) -> None:
         """Note that the client has its answer, so that no later request of the same words is taken for a retry."""

@@ -1,12 +1,16 @@
-"""What is stored right now: one bounded queue per gateway process on `chat.live`, shared out in memory by job."""
+"""What is stored right now: one bounded queue per gateway process on `chat.live`, shared out in memory.
+
+By job, with the events themselves; by conversation, whose followers then read what happened; and by user.
+"""
 
 import asyncio
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 from uuid import UUID
 
-from shared.contracts import LiveBatch, LiveEvents, decode
+from shared.contracts import LiveBatch, LiveEvents, Touched, decode
 from shared.errors import InvalidInputError
 from shared.messaging import LIVE, Broker, Listener
 from shared.observability import get_logger
@@ -16,19 +20,23 @@ log = get_logger()
 _WAITING_MAX = 512  # batches; a reader that far behind reads the journal instead
 
 
-class Tail:
-    """The live end of one job for one reader. Never blocks the fan-out: what does not fit is dropped and told."""
+NewsT = TypeVar("NewsT", LiveEvents, Touched)
+KeyT = TypeVar("KeyT", UUID, str)
+
+
+class Tail(Generic[NewsT]):
+    """The live end of one subject for one reader. Never blocks the fan-out: what does not fit is dropped and told."""
 
     def __init__(self) -> None:
-        self._waiting: deque[LiveEvents] = deque()
+        self._waiting: deque[NewsT] = deque()
         self._news = asyncio.Event()
         self._must_resync = False
 
-    def push(self, events: LiveEvents) -> None:
+    def push(self, news: NewsT) -> None:
         if len(self._waiting) >= _WAITING_MAX:
             self.resync()
             return
-        self._waiting.append(events)
+        self._waiting.append(news)
         self._news.set()
 
     def resync(self) -> None:
@@ -37,8 +45,8 @@ class Tail:
         self._must_resync = True
         self._news.set()
 
-    async def next(self, seconds: float) -> list[LiveEvents] | None:
-        """What arrived, waiting up to `seconds` for something (then []); None: read the journal again."""
+    async def next(self, seconds: float) -> list[NewsT] | None:
+        """What arrived, waiting up to `seconds` for something (then []); None: read again what is stored."""
         if not self._news.is_set():
             try:
                 await asyncio.wait_for(self._news.wait(), seconds)
@@ -54,10 +62,11 @@ class Tail:
 
 
 class Live:
-    """Hands every live batch to the tails of its jobs."""
+    """Hands every live batch to the tails of its jobs, its conversations and their users."""
 
     def __init__(self, broker: Broker) -> None:
-        self._tails: dict[UUID, set[Tail]] = {}
+        self._tails: dict[UUID, set[Tail[LiveEvents]]] = {}
+        self._user_tails: dict[str, set[Tail[Touched]]] = {}
         self._listener = Listener(broker, LIVE, self._take, self._resync_all)
 
     def start(self) -> None:
@@ -71,20 +80,19 @@ class Live:
         return self._listener.is_up
 
     @contextmanager
-    def tail(self, job_id: UUID) -> Iterator[Tail]:
-        tail = Tail()
-        tails = self._tails.setdefault(job_id, set())
-        tails.add(tail)
-        try:
+    def tail(self, subject_id: UUID) -> Iterator[Tail[LiveEvents]]:
+        """Of a job; or of a conversation, where nothing arrives but the word to read again."""
+        with _entered(self._tails, subject_id, Tail[LiveEvents]()) as tail:
             yield tail
-        finally:
-            tails.discard(tail)
-            if not tails:
-                self._tails.pop(job_id, None)
 
-    def resync(self, job_id: UUID) -> None:
-        """Let those who follow the job read its journal again: it changed in a way that no event tells."""
-        for tail in self._tails.get(job_id, ()):
+    @contextmanager
+    def tail_of_user(self, user_id: str) -> Iterator[Tail[Touched]]:
+        with _entered(self._user_tails, user_id, Tail[Touched]()) as tail:
+            yield tail
+
+    def resync(self, subject_id: UUID) -> None:
+        """Let those who follow the job or conversation read again: it changed in a way that no live event tells."""
+        for tail in self._tails.get(subject_id, ()):
             tail.resync()
 
     def _take(self, body: bytes) -> None:
@@ -97,8 +105,27 @@ class Live:
             for events in batch.jobs:
                 for tail in self._tails.get(events.job_id, ()):
                     tail.push(events)
+            for conversation in batch.conversations:
+                self.resync(conversation.conversation_id)
+                for user_tail in self._user_tails.get(conversation.user_id, ()):
+                    user_tail.push(conversation)
 
     def _resync_all(self) -> None:
         for tails in self._tails.values():
             for tail in tails:
                 tail.resync()
+        for user_tails in self._user_tails.values():
+            for user_tail in user_tails:
+                user_tail.resync()
+
+
+@contextmanager
+def _entered(all_tails: dict[KeyT, set[Tail[NewsT]]], key: KeyT, tail: Tail[NewsT]) -> Iterator[Tail[NewsT]]:
+    tails = all_tails.setdefault(key, set())
+    tails.add(tail)
+    try:
+        yield tail
+    finally:
+        tails.discard(tail)
+        if not tails:
+            all_tails.pop(key, None)

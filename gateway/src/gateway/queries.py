@@ -1,4 +1,4 @@
-"""The read side: what clients may see of conversations, and of what was said and done in them.
+"""The read side: what clients may see of conversations, and of what was said in them. (Items: `conversation_items.py`.)
 
 Every statement names the user, though row level security would do it too; and every row is checked for its owner
 after it was read, as a connection that gave us somebody else's answer would pass all else.
@@ -11,15 +11,32 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from gateway.branches import Branch, ResponsesAfter, Whole, list_responses, turns_of
 from gateway.limits import Page
 from gateway.views import ConversationView, MessageView, ToolCallView
 from shared.db import Database, Row
-from shared.errors import NotFoundError
+from shared.errors import InvalidInputError, NotFoundError
 from shared.events import JsonObject
 from shared.ids import Prefix, from_wire, to_wire
 
-CONVERSATION_COLUMNS = "id, user_id, title, metadata, active_job_id, created_at, updated_at"
+CONVERSATION_COLUMNS = (
+    "id, user_id, title, metadata, active_job_id, head_job_id, is_forked, archived_at, event_count, created_at, "
+    "updated_at"
+)
+# How much of a message is shown with the conversation that was found by it; plain text, nothing is marked in it.
+_SNIPPET = 'MaxFragments=1, ShortWord=0, MaxWords=24, MinWords=12, StartSel="", StopSel=""'
 _MESSAGE_COLUMNS = "id, user_id, job_id, role, content, status, created_at"
+
+_PREFIXES = (
+    Prefix.MESSAGE,
+    Prefix.MCP_CALL,
+    Prefix.FUNCTION_CALL,
+    Prefix.FUNCTION_CALL_OUTPUT,
+    Prefix.REASONING,
+    Prefix.TOOL_LIST,
+    Prefix.APPROVAL_REQUEST,
+    Prefix.APPROVAL_RESPONSE,
+)
 
 
 class Order(StrEnum):
@@ -29,13 +46,48 @@ class Order(StrEnum):
     DESC = "desc"
 
 
+class Archived(StrEnum):
+    """Whether a list shows what is in the archive."""
+
+    FALSE = "false"  # what is not
+    TRUE = "true"  # nothing else
+    ALL = "all"
+
+    @property
+    def condition(self) -> str:
+        return {"false": "archived_at is null", "true": "archived_at is not null", "all": "true"}[self.value]
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationsAfter:
+    """Which conversations of a user: `limit` of them that follow the conversation `after`; null: from the start.
+
+    With `search`, those where the title or a message has all of its words; `order` is that of their last activity.
+    """
+
+    after: UUID | None
+    limit: int
+    order: Order = Order.DESC
+    archived: Archived = Archived.FALSE
+    search: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ItemsAfter:
-    """Which items of a conversation: `limit` of them that follow the item `after`; null: from the start."""
+    """Which items of a conversation: `limit` of the branch that follow the item `after`; null: from the start."""
 
     after: UUID | None
     limit: int
     order: Order
+    branch: Branch = Whole.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRun:
+    """The items of the wire that follow a cursor."""
+
+    items: list[JsonObject]
+    has_more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +107,30 @@ class MessagePage:
 
 
 @dataclass(frozen=True, slots=True)
-class ItemRun:
-    """The items of the wire that follow a cursor."""
+class ConversationRun:
+    """The conversations that follow a cursor; of what was said in them, what a search found last."""
 
-    items: list[JsonObject]
+    conversations: list[ConversationView]
+    snippets: dict[str, str]
     has_more: bool
 
 
 @dataclass(frozen=True, slots=True)
-class ConversationRun:
-    """The conversations that follow a cursor."""
+class ResponseRun:
+    """The responses that follow a cursor."""
 
-    conversations: list[ConversationView]
+    responses: list[JsonObject]
     has_more: bool
+
+
+def item_id_of(text: str, param: str) -> UUID:
+    """The id of an item of any kind. Raises InvalidInputError when malformed."""
+    prefix = next((prefix for prefix in _PREFIXES if text.startswith(f"{prefix.value}_")), None)
+    if prefix is None:
+        expected = ", ".join(f"'{prefix.value}_'" for prefix in _PREFIXES)
+        message = f"Not a valid id: expected one of {expected} followed by 32 hexadecimal digits."
+        raise InvalidInputError("invalid_id", message, param=param)
+    return from_wire(prefix, text, param=param)
 
 
 def conversation_not_found() -> NotFoundError:
@@ -76,15 +139,22 @@ def conversation_not_found() -> NotFoundError:
 
 async def find_conversation(db: Any, user_id: str, conversation_id: UUID) -> ConversationView:
     """One conversation, read in the caller's transaction. Raises NotFoundError if it is deleted or not the user's."""
+    return _conversation(await find_conversation_row(db, user_id, conversation_id), user_id)
+
+
+async def find_conversation_row(db: Any, user_id: str, conversation_id: UUID) -> Row:
+    """As `find_conversation`."""
     row = await db.fetchrow(
         f"""
         select {CONVERSATION_COLUMNS} from conversations
-        where id = $1 and user_id = $2 and deleted_at is null
+        where id = $1 and user_id = $2 and deleted_at is null and not is_ephemeral
         """,  # noqa: S608 - constants
         conversation_id,
         user_id,
     )
-    return found_conversation(row, user_id)
+    if row is None:
+        raise conversation_not_found()
+    return row
 
 
 def found_conversation(row: Row | None, user_id: str) -> ConversationView:
@@ -100,9 +170,9 @@ async def read_conversation(database: Database, user_id: str, conversation_id: U
         return await find_conversation(db, user_id, conversation_id)
 
 
-async def page_conversations(database: Database, user_id: str, page: Page) -> ConversationPage:
+async def page_conversations(database: Database, user_id: str, page: Page, archived: Archived) -> ConversationPage:
     """The user's conversations, the one that was active last first."""
-    scope = "user_id = $1 and deleted_at is null"
+    scope = f"user_id = $1 and deleted_at is null and not is_ephemeral and {archived.condition}"
     async with database.transaction(user_id) as db:
         total = await db.fetchval(f"select count(*) from conversations where {scope}", user_id)  # noqa: S608
         rows = await db.fetch(
@@ -117,43 +187,99 @@ async def page_conversations(database: Database, user_id: str, page: Page) -> Co
     return ConversationPage([_conversation(row, user_id) for row in rows], total)
 
 
-async def list_conversations(database: Database, user_id: str, *, after: UUID | None, limit: int) -> ConversationRun:
-    """The user's conversations that follow `after`, the one that was active last first.
+async def list_conversations(database: Database, user_id: str, wanted: ConversationsAfter) -> ConversationRun:
+    """The user's conversations that follow `wanted.after`, by when they were active last.
 
-    Raises NotFoundError where `after` is not one of them.
+    Raises NotFoundError where `wanted.after` is not one of them.
     """
     async with database.transaction(user_id) as db:
-        cursor = await find_conversation(db, user_id, after) if after else None
-        rows = await db.fetch(
+        cursor = await find_conversation(db, user_id, wanted.after) if wanted.after else None
+        query = None
+        if wanted.search is not None:
+            query = await db.fetchval("select begin_search($1, $2)", user_id, wanted.search)
+            if query is None:  # nothing in it is a word
+                return ConversationRun([], {}, has_more=False)
+        rows = await db.fetch(*_conversations_after(user_id, wanted, cursor, query))
+        snippets = await _snippets(db, user_id, rows, query) if query else {}
+    views = [_conversation(row, user_id) for row in rows[: wanted.limit]]
+    return ConversationRun(views, snippets, has_more=len(rows) > wanted.limit)
+
+
+def _conversations_after(
+    user_id: str, wanted: ConversationsAfter, cursor: ConversationView | None, query: str | None
+) -> tuple[Any, ...]:
+    """The statement, then its arguments."""
+    arguments: list[Any] = [user_id, wanted.limit + 1]
+    conditions = ["user_id = $1", "deleted_at is null", "not is_ephemeral", wanted.archived.condition]
+    is_descending = wanted.order is Order.DESC
+    if cursor is not None:
+        beyond, beyond_of_same = ("<", ">") if is_descending else (">", "<")
+        # The first half is what the index can begin at.
+        conditions += [f"updated_at {beyond}= $3", f"(updated_at {beyond} $3 or id {beyond_of_same} $4)"]
+        arguments += [cursor.updated_at, wanted.after]
+    if query is not None:
+        conditions.append(
             f"""
-            select {CONVERSATION_COLUMNS} from conversations
-            where user_id = $1 and deleted_at is null
-              and ($2::timestamptz is null or updated_at < $2 or (updated_at = $2 and id > $3))
-            order by updated_at desc, id limit $4
-            """,  # noqa: S608 - constants
-            user_id,
-            cursor.updated_at if cursor else None,
-            after,
-            limit + 1,
+            (title_words @@ ${len(arguments) + 1}::text::tsquery
+             or id in (select w.conversation_id from message_words w
+                       join messages m on m.id = w.message_id and m.deleted_at is null where w.user_id = $1))
+            """  # noqa: S608 - constants
         )
-    return ConversationRun([_conversation(row, user_id) for row in rows[:limit]], has_more=len(rows) > limit)
+        arguments.append(query)
+    in_order = "updated_at desc, id" if is_descending else "updated_at, id desc"
+    statement = f"""
+        select {CONVERSATION_COLUMNS} from conversations where {" and ".join(conditions)} order by {in_order} limit $2
+        """  # noqa: S608 - constants
+    return (statement, *arguments)
+
+
+async def _snippets(db: Any, user_id: str, conversations: Iterable[Row], query: str) -> dict[str, str]:
+    """Of each conversation the message that the search found last, as far as it says why; by the conversation's id."""
+    rows = await db.fetch(
+        """
+        select conversation_id, ts_headline('simple', left(content, 10000), $3::text::tsquery, $4) as snippet
+        from (select distinct on (m.conversation_id) m.conversation_id, m.content
+              from message_words w join messages m on m.id = w.message_id and m.deleted_at is null
+              where w.user_id = $1 and w.conversation_id = any($2)
+              order by m.conversation_id, m.turn desc, m.ordinal desc) found
+        """,
+        user_id,
+        [row["id"] for row in conversations],
+        query,
+        _SNIPPET,
+    )
+    return {to_wire(Prefix.CONVERSATION, row["conversation_id"]): row["snippet"] for row in rows}
+
+
+async def page_responses(
+    database: Database, user_id: str, conversation_id: UUID, wanted: ResponsesAfter
+) -> ResponseRun:
+    """The responses of a conversation, of all its branches. Raises NotFoundError."""
+    async with database.transaction(user_id) as db:
+        conversation = await find_conversation_row(db, user_id, conversation_id)
+        responses = await list_responses(db, conversation, wanted)
+    return ResponseRun(responses[: wanted.limit], has_more=len(responses) > wanted.limit)
 
 
 async def page_messages(
     database: Database, user_id: str, conversation_id: UUID, page: Page, order: Order
 ) -> MessagePage:
-    """Messages of a conversation in the order of its turns. Raises NotFoundError."""
+    """Messages of a conversation's active branch in the order of its turns. Raises NotFoundError."""
     scope = "conversation_id = $1 and user_id = $2 and deleted_at is null"
+    scoped: list[Any] = [conversation_id, user_id]
     async with database.transaction(user_id) as db:
-        await find_conversation(db, user_id, conversation_id)
-        total = await db.fetchval(f"select count(*) from messages where {scope}", conversation_id, user_id)  # noqa: S608
+        conversation = await find_conversation_row(db, user_id, conversation_id)
+        turns = await turns_of(db, conversation, Whole.ACTIVE)
+        if turns is not None:
+            scope += " and (job_id is null or turn = any($3::integer[]))"
+            scoped.append(turns)
+        total = await db.fetchval(f"select count(*) from messages where {scope}", *scoped)  # noqa: S608
         rows = await db.fetch(
             f"""
             select {_MESSAGE_COLUMNS} from messages where {scope}
-            order by turn {order.value}, ordinal {order.value} limit $3 offset $4
+            order by turn {order.value}, ordinal {order.value} limit ${len(scoped) + 1} offset ${len(scoped) + 2}
             """,  # noqa: S608 - constants
-            conversation_id,
-            user_id,
+            *scoped,
             page.limit,
             page.offset,
         )
@@ -191,7 +317,7 @@ async def _tool_calls(db: Any, user_id: str, messages: Iterable[Row]) -> dict[UU
                    (select m.id from messages m
                     where m.job_id = t.job_id and m.ordinal < t.ordinal and m.user_id = $2 and m.deleted_at is null
                     order by m.ordinal desc limit 1)) as message_id
-        from tool_calls t where job_id = any($1) and user_id = $2 order by turn, ordinal
+        from tool_calls t where job_id = any($1) and user_id = $2 and deleted_at is null order by turn, ordinal
         """,
         list({row["job_id"] for row in messages if row["job_id"]}),
         user_id,
@@ -200,68 +326,6 @@ async def _tool_calls(db: Any, user_id: str, messages: Iterable[Row]) -> dict[UU
     for row in rows:
         calls[row["message_id"]].append(_tool_call(row, user_id))
     return calls
-
-
-# Messages and tool calls as one sequence: they share the ordinals of their turn.
-_ITEMS = """
-    select 'message' as kind, id, user_id, turn, ordinal, status, role, parts,
-           null as server_label, null as tool_name, null as parameters, null as result, null::jsonb as error
-    from messages where conversation_id = $1 and user_id = $2 and deleted_at is null
-    union all
-    select 'mcp_call', id, user_id, turn, ordinal, status, null, null,
-           server_label, tool_name, parameters, result, error
-    from tool_calls where conversation_id = $1 and user_id = $2
-"""
-
-
-async def list_items(database: Database, user_id: str, conversation_id: UUID, wanted: ItemsAfter) -> ItemRun:
-    """Items of a conversation in the order of its turns.
-
-    Raises NotFoundError for the conversation, or where `wanted.after` is not in it.
-    """
-    after, order = wanted.after, wanted.order
-    beyond = "<" if order is Order.DESC else ">"
-    async with database.transaction(user_id) as db:
-        await find_conversation(db, user_id, conversation_id)
-        cursor = await _find_item(db, user_id, conversation_id, after, "after") if after else None
-        rows = await db.fetch(
-            f"""
-            select * from ({_ITEMS}) items
-            where $3::integer is null or (turn, ordinal) {beyond} ($3, $4::integer)
-            order by turn {order.value}, ordinal {order.value} limit $5
-            """,  # noqa: S608 - constants
-            conversation_id,
-            user_id,
-            cursor["turn"] if cursor else None,
-            cursor["ordinal"] if cursor else None,
-            wanted.limit + 1,
-        )
-    return ItemRun([_item(row, user_id) for row in rows[: wanted.limit]], has_more=len(rows) > wanted.limit)
-
-
-async def read_item(database: Database, user_id: str, conversation_id: UUID, item_id: UUID) -> JsonObject:
-    """Raises NotFoundError."""
-    async with database.transaction(user_id) as db:
-        await find_conversation(db, user_id, conversation_id)
-        return _item(await _find_item(db, user_id, conversation_id, item_id, "item_id"), user_id)
-
-
-def item_id_of(text: str, param: str) -> UUID:
-    """The id of a message or a tool call. Raises InvalidInputError when malformed."""
-    is_call = text.startswith(f"{Prefix.MCP_CALL.value}_")
-    return from_wire(Prefix.MCP_CALL if is_call else Prefix.MESSAGE, text, param=param)
-
-
-async def _find_item(db: Any, user_id: str, conversation_id: UUID, item_id: UUID, param: str) -> Row:
-    row = await db.fetchrow(
-        f"select * from ({_ITEMS}) items where id = $3",  # noqa: S608 - constants
-        conversation_id,
-        user_id,
-        item_id,
-    )
-    if row is None:
-        raise NotFoundError("not_found", "No such item in this conversation.", param=param)
-    return row
 
 
 def _conversation(row: Row, user_id: str) -> ConversationView:
@@ -277,30 +341,6 @@ def _message(row: Row, user_id: str, calls: dict[UUID, list[ToolCallView]]) -> M
 def _tool_call(row: Row, user_id: str) -> ToolCallView:
     _check_owner(row, user_id)
     return ToolCallView.of(row)
-
-
-def _item(row: Row, user_id: str) -> JsonObject:
-    """A row as the wire's item."""
-    _check_owner(row, user_id)
-    if row["kind"] == "message":
-        return {
-            "id": to_wire(Prefix.MESSAGE, row["id"]),
-            "type": "message",
-            "status": row["status"],
-            "role": row["role"],
-            "content": row["parts"],
-        }
-    return {
-        "id": to_wire(Prefix.MCP_CALL, row["id"]),
-        "type": "mcp_call",
-        "server_label": row["server_label"],
-        "name": row["tool_name"],
-        "arguments": row["parameters"],
-        "output": row["result"],
-        "error": row["error"],
-        "approval_request_id": None,
-        "status": row["status"],
-    }
 
 
 def _check_owner(row: Row, user_id: str) -> None:

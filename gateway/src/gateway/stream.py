@@ -1,4 +1,4 @@
-"""Following a response: the journal after a cursor, then the live end, as one path.
+"""Following what is stored and goes on: what is there after a cursor, then the live end, as one path.
 
 First connect, reconnect and live differ in nothing: read the journal behind the cursor, go on with live events as long
 as they continue it, and read the journal again where they do not (a gap, a lost live message, a silent or broken bus).
@@ -7,22 +7,27 @@ No database session is held between two reads.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol, Self
 from uuid import UUID
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.auth import User
 from gateway.limits import Slot
 from gateway.live import Live, Tail
+from gateway.settings import GatewaySettings
 from shared.contracts import LiveEvents
 from shared.db import Database
 from shared.db.journal import Page, read_after
 from shared.errors import DatabaseUnavailableError, NotFoundError
 from shared.events import FIRST_SEQUENCE_NUMBER, Event, is_terminal, type_of
 from shared.observability import get_logger
+from shared.tokens import LEEWAY_SECONDS
 
 log = get_logger()
 
@@ -43,6 +48,20 @@ _HEADERS = [
 ]
 
 
+class EventLog(Protocol):
+    """The stored events of one subject, numbered without a gap."""
+
+    @property
+    def subject_id(self) -> UUID: ...
+
+    async def after(self, cursor: int) -> Page:
+        """What is stored behind `cursor`, a page of it.
+
+        Raises NotFoundError once the subject is gone; DatabaseUnavailableError.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Journal:
     """The stored events of one user's job. `reads` bounds how many streams of this process read at the same time."""
@@ -50,7 +69,7 @@ class Journal:
     database: Database
     reads: asyncio.Semaphore
     user_id: str
-    job_id: UUID
+    subject_id: UUID
 
     async def after(self, cursor: int) -> Page:
         """What is stored behind `cursor`, a page of it.
@@ -58,25 +77,31 @@ class Journal:
         Raises NotFoundError once the job or its conversation is gone; DatabaseUnavailableError, also where too many
         others are reading.
         """
-        try:
-            async with asyncio.timeout(_READ_TURN_SECONDS):
-                await self.reads.acquire()
-        except TimeoutError as error:
-            raise DatabaseUnavailableError from error
-        try:
-            async with self.database.transaction(self.user_id) as connection:
-                page = await read_after(
-                    connection,
-                    user_id=self.user_id,
-                    job_id=self.job_id,
-                    cursor=cursor,
-                    bytes_max=_PAGE_BYTES_MAX,
-                )
-        finally:
-            self.reads.release()
+        async with turn_to_read(self.reads), self.database.transaction(self.user_id) as connection:
+            page = await read_after(
+                connection,
+                user_id=self.user_id,
+                job_id=self.subject_id,
+                cursor=cursor,
+                bytes_max=_PAGE_BYTES_MAX,
+            )
         if page is None:
             raise NotFoundError("not_found", "No such response.")
         return page
+
+
+@asynccontextmanager
+async def turn_to_read(reads: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Raises DatabaseUnavailableError where too many others are reading."""
+    try:
+        async with asyncio.timeout(_READ_TURN_SECONDS):
+            await reads.acquire()
+    except TimeoutError as error:
+        raise DatabaseUnavailableError from error
+    try:
+        yield
+    finally:
+        reads.release()
 
 
 class Polling:
@@ -94,13 +119,13 @@ class Polling:
 
 
 class Follower:
-    """Yields the events of a job behind `cursor` in order, each exactly once, and ends behind the terminal one.
+    """Yields the events of a log behind `cursor` in order, each exactly once, and ends behind the terminal one.
 
     An empty batch means that nothing happened for `heartbeat_seconds`. `known` are events that the caller has just
     stored itself, which saves the first read; `on_listening` is called once nothing that happens can be missed.
     """
 
-    def __init__(self, journal: Journal, live: Live, *, heartbeat_seconds: float) -> None:
+    def __init__(self, journal: EventLog, live: Live, *, heartbeat_seconds: float) -> None:
         self._journal = journal
         self._live = live
         self._heartbeat_seconds = heartbeat_seconds
@@ -109,7 +134,7 @@ class Follower:
     async def follow(
         self, cursor: int = BEFORE_FIRST, known: Sequence[Event] = (), on_listening: Callable[[], None] | None = None
     ) -> AsyncGenerator[Sequence[Event], None]:
-        with self._live.tail(self._journal.job_id) as tail:
+        with self._live.tail(self._journal.subject_id) as tail:
             if on_listening is not None:
                 on_listening()
             page = _page_of(known) if known else await self._journal.after(cursor)
@@ -136,7 +161,7 @@ class Follower:
             last = events[-1] if events else last
         return last
 
-    async def _next(self, tail: Tail, cursor: int) -> Page:
+    async def _next(self, tail: Tail[LiveEvents], cursor: int) -> Page:
         """What comes right behind `cursor`; nothing after a heartbeat's time."""
         deadline = asyncio.get_running_loop().time() + self._heartbeat_seconds
         while (left := deadline - asyncio.get_running_loop().time()) > 0:
@@ -206,12 +231,22 @@ class StreamLimits:
     send_timeout_seconds: float
     stream_seconds_max: float
 
+    @classmethod
+    def of(cls, settings: GatewaySettings, user: User) -> Self:
+        """A stream does not outlive its token: whoever reconnects shows a new one."""
+        seconds_left = user.expires_at + LEEWAY_SECONDS - time.time()
+        return cls(settings.send_timeout_seconds, min(settings.stream_seconds_max, seconds_left))
+
+
+class StreamClosedError(Exception):
+    """Raised by a source of events to close its stream: it is not over, the client is to come again."""
+
 
 class EventStream(Response):
-    """Server-sent events of one response.
+    """Server-sent events of one subject.
 
-    Ends with `[DONE]` behind the terminal event. A gateway that stops, a stream that reaches its greatest age, a reader
-    that does not read, a deleted response: the stream just closes, and the client resumes where it was.
+    Ends with `[DONE]` behind the last event there will be. A gateway that stops, a stream that reaches its greatest
+    age, a reader that does not read, a deleted response: the stream just closes, and the client resumes where it was.
     """
 
     media_type = "text/event-stream"
@@ -266,6 +301,8 @@ class EventStream(Response):
                 await self._send_in_time(send, _DONE)
             except NotFoundError:
                 log.info("stream_closed", cause="deleted")
+            except StreamClosedError as error:
+                log.info("stream_closed", cause=str(error))
 
     def _note_begun(self, gone: asyncio.Task[None]) -> None:
         on_begun, self._on_begun = self._on_begun, None

@@ -15,7 +15,10 @@ _CONVERSATION_EXAMPLE: JsonDict = {
     "id": "conv_0199c3f2a4d87b3f8e5d2c1b0a998877",
     "title": "Groceries",
     "metadata": {},
+    "archived": False,
     "active_response_id": None,
+    "head_response_id": "resp_0199c3f2a4d87b3f8e5d2c1b0a998877",
+    "last_sequence_number": 2,
     "created_at": "2026-03-01T09:00:00Z",
     "updated_at": "2026-03-01T09:00:04Z",
 }
@@ -40,25 +43,35 @@ _MESSAGE_EXAMPLE: JsonDict = {
 
 
 class ConversationView(BaseModel):
-    """A conversation. `active_response_id` is the answer that is being made, to be followed as a stream."""
+    """A conversation. `active_response_id` is the answer that is being made, to be followed as a stream.
+
+    `head_response_id` is the last response of the active branch, `last_sequence_number` that of the conversation's last
+    event: `GET /v1/conversations/{id}/events?starting_after=…` goes on from there.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [_CONVERSATION_EXAMPLE]})
 
     id: str
     title: str
     metadata: dict[str, str]
+    archived: bool
     active_response_id: str | None
+    head_response_id: str | None
+    last_sequence_number: int
     created_at: datetime
     updated_at: datetime
 
     @classmethod
     def of(cls, row: Row) -> Self:
-        active = row["active_job_id"]
+        active, head = row["active_job_id"], row["head_job_id"]
         return cls(
             id=to_wire(Prefix.CONVERSATION, row["id"]),
             title=row["title"],
             metadata=row["metadata"],
+            archived=row["archived_at"] is not None,
             active_response_id=to_wire(Prefix.RESPONSE, active) if active else None,
+            head_response_id=to_wire(Prefix.RESPONSE, head) if head else None,
+            last_sequence_number=row["event_count"],
             created_at=row["created_at"],
             updated_at=row["updated_at"],
         )

@@ -1,4 +1,4 @@
-"""`/api/conversations`: list, read, rename, delete, restore; the messages of one."""
+"""`/api/conversations`: list, read, rename, archive, delete, restore; the messages of one."""
 
 from typing import Annotated, Self
 
@@ -10,8 +10,9 @@ from gateway.deps import ConversationId, CurrentServices, CurrentUser, Postgres
 from gateway.intake import UserRoute
 from gateway.limits import Metadata, PageWanted, Title
 from gateway.problems import API_ERRORS
-from gateway.queries import Order
+from gateway.queries import Archived, Order
 from gateway.views import ConversationView, MessageView
+from gateway.writer import Change
 from shared.ids import Prefix, to_wire
 
 router = APIRouter(prefix="/conversations", tags=["conversations"], route_class=UserRoute, responses=API_ERRORS)
@@ -32,11 +33,12 @@ class ConversationChange(BaseModel):
 
     title: Title | None = None
     metadata: Metadata | None = None
+    archived: bool | None = None
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
-        if self.title is None and self.metadata is None:
-            raise ValueError("give a title, or metadata, or both")
+        if self.title is None and self.metadata is None and self.archived is None:
+            raise ValueError("give a title, metadata, or archived")
         return self
 
 
@@ -59,9 +61,16 @@ class MessagePage(BaseModel):
 
 
 @router.get("", summary="List conversations")
-async def list_conversations(user: CurrentUser, database: Postgres, page: PageWanted) -> ConversationPage:
+async def list_conversations(
+    user: CurrentUser,
+    database: Postgres,
+    page: PageWanted,
+    archived: Annotated[Archived, Query(description="What is in the archive: none of it, nothing else, all.")] = (
+        Archived.FALSE
+    ),
+) -> ConversationPage:
     """Your conversations, the one that was active last first; deleted ones are left out."""
-    found = await queries.page_conversations(database, user.id, page)
+    found = await queries.page_conversations(database, user.id, page, archived)
     return ConversationPage(
         items=found.conversations,
         conversations=found.conversations,
@@ -77,14 +86,15 @@ async def read_conversation(user: CurrentUser, database: Postgres, conversation_
     return await queries.read_conversation(database, user.id, conversation_id)
 
 
-@router.patch("/{conversation_id}", summary="Rename a conversation, or change its metadata")
+@router.patch("/{conversation_id}", summary="Rename or archive a conversation, or change its metadata")
 async def change_conversation(
-    user: CurrentUser, database: Postgres, conversation_id: ConversationId, change: ConversationChange
+    user: CurrentUser, services: CurrentServices, conversation_id: ConversationId, change: ConversationChange
 ) -> ConversationView:
-    """Metadata are replaced as a whole."""
-    return await writer.change_conversation(
-        database, user.id, conversation_id, title=change.title, metadata=change.metadata
-    )
+    """Metadata are replaced as a whole. What is in the archive is left out of lists, and can be used as before."""
+    wanted = Change(title=change.title, metadata=change.metadata, is_archived=change.archived)
+    view = await writer.change_conversation(services.database, user.id, conversation_id, wanted)
+    services.feeds.touched(user.id, conversation_id, "conversation.updated")
+    return view
 
 
 @router.delete("/{conversation_id}", summary="Delete a conversation")
@@ -93,15 +103,18 @@ async def delete_conversation(
 ) -> ConversationDeleted:
     """It disappears with all it holds, until it is restored; what is running in it is stopped."""
     await services.answers.delete_conversation(user.id, conversation_id)
+    services.feeds.touched(user.id, conversation_id, "conversation.deleted")
     return ConversationDeleted(id=to_wire(Prefix.CONVERSATION, conversation_id))
 
 
 @router.post("/{conversation_id}/restore", summary="Restore a deleted conversation")
 async def restore_conversation(
-    user: CurrentUser, database: Postgres, conversation_id: ConversationId
+    user: CurrentUser, services: CurrentServices, conversation_id: ConversationId
 ) -> ConversationView:
     """It comes back; what was stopped by the deletion stays so. Restoring one that is not deleted changes nothing."""
-    return await writer.restore_conversation(database, user.id, conversation_id)
+    view = await writer.restore_conversation(services.database, user.id, conversation_id)
+    services.feeds.touched(user.id, conversation_id, "conversation.restored")
+    return view
 
 
 @router.get("/{conversation_id}/messages", summary="List the messages of a conversation")
@@ -112,7 +125,10 @@ async def list_messages(
     page: PageWanted,
     order: Annotated[Order, Query(description="`desc`: newest first; `asc`: in reading order.")] = Order.DESC,
 ) -> MessagePage:
-    """Newest first, so that the first page is the end of the conversation; `order=asc` begins at its beginning."""
+    """Newest first, so that the first page is the end of the conversation; `order=asc` begins at its beginning.
+
+    Of a conversation that was branched (by `previous_response_id` under `/v1`), those of the active branch.
+    """
     found = await queries.page_messages(database, user.id, conversation_id, page, order)
     return MessagePage(
         conversation_id=to_wire(Prefix.CONVERSATION, conversation_id),
