@@ -1,11 +1,16 @@
 """The ledger: written only by the attempt that owns the job, and read back as it was meant."""
 
+from dataclasses import replace
+
 import pytest
 
 from chat_worker import ledger
 from chat_worker.agent.values import (
     Finish,
+    HandedCall,
+    HandedOver,
     ModelRound,
+    PastStep,
     ToolCall,
     ToolError,
     ToolErrorKind,
@@ -36,7 +41,21 @@ async def test_what_is_recorded_is_read_back(bench: Bench) -> None:
     assert step.started.keys() == {0, 1}
     assert step.unfinished() == [ToolStarted(0, 1, CALL, "tasks")]
     assert step.to_past().results == {0: FAILED}
-    assert step.finished[0].server_label == "tasks"
+
+
+async def test_what_was_handed_over_and_allowed_is_read_back(bench: Bench) -> None:
+    job = await a_claimed_job(bench)
+    allowed = ToolStarted(0, 0, CALL, "tasks", "mcpr_1")
+    handed = HandedCall(1, CALL), HandedCall(2, CALL, "mail")
+
+    await record(bench, job, 1, replace(ROUND, calls=(CALL, CALL, CALL), reasoning="Hm."), allowed)
+    await record(bench, job, 1, HandedOver(0, handed))
+
+    [step] = await ledger.read(bench.database, USER, job.job_id)
+    assert step.round.reasoning == "Hm."
+    assert step.started == {0: allowed}
+    assert step.handed == {1: handed[0], 2: handed[1]}
+    assert step.to_past() == PastStep(step.round, frozenset({0}), {}, frozenset({1, 2}))
 
 
 async def test_a_row_that_is_there_stays_as_it_is(bench: Bench) -> None:
@@ -74,7 +93,7 @@ async def test_another_users_job_has_no_steps(bench: Bench) -> None:
 
     assert await ledger.read(bench.database, "somebody-else", job.job_id) == []
     with pytest.raises(Stopped):
-        await ledger.record(bench.database, "somebody-else", job.job_id, 1, [Row.of(ROUND)])
+        await ledger.record(bench.database, "somebody-else", job.job_id, 1, Row.all_of(ROUND))
 
 
 async def a_claimed_job(bench: Bench) -> Accepted:
@@ -84,7 +103,7 @@ async def a_claimed_job(bench: Bench) -> Accepted:
 
 
 async def record(
-    bench: Bench, job: Accepted, attempt: int, *happenings: ModelRound | ToolStarted | ToolFinished
+    bench: Bench, job: Accepted, attempt: int, *happenings: ModelRound | ToolStarted | ToolFinished | HandedOver
 ) -> None:
-    rows = [Row.of(happening) for happening in happenings]
+    rows = [row for happening in happenings for row in Row.all_of(happening)]
     await ledger.record(bench.database, USER, job.job_id, attempt, rows)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,19 +11,25 @@ import pytest
 from chat_worker.agent.loop import CLOSING_TEXTS, Turn, TurnLimits, TurnSettings, run_turn
 from chat_worker.agent.values import (
     OUTCOME_UNKNOWN,
+    ApprovalAnswer,
     End,
     Finish,
+    FunctionTool,
+    HandedCall,
+    HandedOver,
     Happening,
     JsonObject,
     ModelRequest,
     ModelRound,
     PastStep,
+    ReasoningDelta,
     TextDelta,
     Tool,
     ToolCall,
     ToolError,
     ToolErrorKind,
     ToolFinished,
+    ToolRef,
     ToolResult,
     ToolStarted,
     TurnEnded,
@@ -311,18 +318,18 @@ async def test_calls_above_the_limit_are_not_made_and_then_the_model_may_only_an
     ("asked_for", "sent"),
     [
         ("required", ["required", "auto"]),
-        ({"type": "function", "function": {"name": "add_task"}}, [..., "auto"]),
+        (ToolRef("add_task"), [{"type": "function", "function": {"name": "add_task"}}, "auto"]),
+        (ToolRef(None, "tasks"), ["required", "auto"]),
+        (ToolRef("fly", "tasks"), ["auto", "auto"]),
         ("none", ["none", "none"]),
     ],
 )
-async def test_a_forced_choice_of_tool_holds_for_the_first_round(
-    asked_for: str | JsonObject, sent: list[object]
-) -> None:
+async def test_a_forced_choice_of_tool_holds_for_the_first_round(asked_for: str | ToolRef, sent: list[object]) -> None:
     model = ScriptedModel(asks(ADD_MILK), answers("Done."))
 
     await told(a_turn(settings=TurnSettings(tool_choice=asked_for)), model, ScriptedTools())
 
-    assert [request.tool_choice for request in model.requests] == [asked_for if one is ... else one for one in sent]
+    assert [request.tool_choice for request in model.requests] == sent
 
 
 @pytest.mark.parametrize(("finish", "end"), [(Finish.LENGTH, End.LENGTH), (Finish.CONTENT_FILTER, End.CONTENT_FILTER)])
@@ -541,9 +548,168 @@ async def test_earlier_attempts_count_against_the_limits() -> None:
     assert happenings[-1] == TurnEnded(End.STEP_LIMIT, Usage(2, 4))
 
 
+# Calls that are the client's: to make, or to allow
+
+WEATHER = FunctionTool("get_weather", "Tells the weather.", {"type": "object"})
+ASK_WEATHER = ToolCall("call_w", "get_weather", '{"city": "Graz"}')
+WIPE = Tool("mail", "wipe", "Delete all mail.", {"type": "object"}, requires_approval=True)
+ASK_WIPE = ToolCall("call_x", "wipe", "{}")
+YES = ApprovalAnswer("mcpr_1", "mail", ASK_WIPE, is_approved=True)
+NO = ApprovalAnswer("mcpr_1", "mail", ASK_WIPE, is_approved=False, reason="not today")
+WITH_WIPE = (ADD_TASK, WIPE)
+
+
+async def test_a_call_of_the_clients_ends_the_turn_after_all_others_were_made() -> None:
+    model = ScriptedModel(asks(ASK_WEATHER, ADD_MILK, text="One moment."))
+    tools = ScriptedTools()
+
+    happenings = await told(a_turn(functions=[WEATHER]), model, tools)
+
+    assert model.requests[0].tools[-1] == WEATHER
+    assert [name for name, _, _ in tools.made] == ["add_task"]
+    assert happenings[2:] == [
+        ToolStarted(0, 1, ADD_MILK, "tasks"),
+        ToolFinished(0, 1, ADD_MILK, "tasks", ToolResult("ok")),
+        HandedOver(0, (HandedCall(0, ASK_WEATHER),)),
+        TurnEnded(End.HANDED_OVER, Usage(1, 2)),
+    ]
+
+
+async def test_a_call_that_was_handed_over_is_not_handed_over_again() -> None:
+    asked = ModelRound(0, "", (ASK_WEATHER, ADD_MILK), Finish.TOOL_CALLS, Usage(1, 2))
+    past = [PastStep(asked, frozenset({1}), {1: ToolResult("ok")}, handed=frozenset({0}))]
+    tools = ScriptedTools()
+
+    happenings = await told(a_turn(functions=[], past=past), ScriptedModel(), tools)
+
+    assert happenings == [TurnEnded(End.HANDED_OVER, Usage(1, 2))]
+    assert tools.made == []
+
+
+async def test_a_function_of_the_clients_never_hides_a_servers_tool() -> None:
+    theirs = FunctionTool("add_task")
+    model = ScriptedModel(asks(ToolCall("c", "tasks__add_task", "{}")), answers("Done."))
+    tools = ScriptedTools(tools=[ADD_TASK])
+
+    await told(a_turn(functions=[theirs]), model, tools)
+
+    assert [tool.name for tool in model.requests[0].tools] == ["tasks__add_task", "add_task"]
+    assert [name for name, _, _ in tools.made] == ["add_task"]
+
+
+async def test_only_allowed_tools_are_offered() -> None:
+    allowed = ToolRef("get_weather"), ToolRef("list_tasks", "tasks"), ToolRef(None, "mail")
+    model = ScriptedModel(asks(ADD_MILK), answers("No."))
+    tools = ScriptedTools()
+
+    await told(a_turn(functions=[WEATHER], settings=TurnSettings(allowed=allowed)), model, tools)
+
+    assert {tool.name for tool in model.requests[0].tools} == {"get_weather", "list_tasks", "send_mail"}
+    assert tools.made == []
+
+
+async def test_calls_of_the_clients_do_not_count_against_the_limit_of_calls() -> None:
+    settings = TurnSettings(call_count_max=1)
+    tools = ScriptedTools()
+
+    await told(a_turn(functions=[WEATHER], settings=settings), ScriptedModel(asks(ASK_WEATHER, ADD_MILK)), tools)
+
+    assert [name for name, _, _ in tools.made] == ["add_task"]
+
+
+async def test_a_call_that_needs_approval_is_not_made_but_asked_about() -> None:
+    tools = ScriptedTools(tools=WITH_WIPE)
+
+    happenings = await told(a_turn(), ScriptedModel(asks(ASK_WIPE, ADD_MILK)), tools)
+
+    assert [name for name, _, _ in tools.made] == ["add_task"]
+    assert happenings[-2:] == [
+        HandedOver(0, (HandedCall(0, ASK_WIPE, "mail"),)),
+        TurnEnded(End.HANDED_OVER, Usage(1, 2)),
+    ]
+
+
+async def test_nobody_is_asked_about_a_call_that_would_be_refused_anyway() -> None:
+    tools = ScriptedTools(tools=WITH_WIPE)
+    model = ScriptedModel(asks(ToolCall("c", "wipe", "[]")), answers("Sorry."))
+
+    happenings = await told(a_turn(), model, tools)
+
+    assert happenings[-1] == TurnEnded(End.ANSWERED, Usage(2, 4))
+    assert tools.made == []
+
+
+async def test_an_approved_call_is_made_before_the_model_is_asked() -> None:
+    tools = ScriptedTools(tools=WITH_WIPE)
+    model = ScriptedModel(answers("All gone."))
+
+    happenings = await told(a_turn(approvals=[YES]), model, tools)
+
+    assert tools.made == [("wipe", {}, "job_1:0:0")]
+    assert happenings[:3] == [
+        ModelRound(0, "", (ASK_WIPE,), Finish.TOOL_CALLS, Usage()),
+        ToolStarted(0, 0, ASK_WIPE, "mail", "mcpr_1"),
+        ToolFinished(0, 0, ASK_WIPE, "mail", ToolResult("ok")),
+    ]
+    assert model.requests[0].messages[-1] == {"role": "tool", "tool_call_id": "call_x", "content": "ok"}
+    assert happenings[-1] == TurnEnded(End.ANSWERED, Usage(1, 2))
+
+
+async def test_of_a_refused_call_the_model_is_told_that_the_user_refused_it() -> None:
+    tools = ScriptedTools(tools=WITH_WIPE)
+    model = ScriptedModel(answers("All right."))
+
+    happenings = await told(a_turn(approvals=[NO]), model, tools)
+
+    assert tools.made == []
+    assert "refused by the user: not today" in model.requests[0].messages[-1]["content"]
+    assert not any(isinstance(one, ToolStarted) for one in happenings)
+
+
+async def test_an_approved_call_is_not_made_again_by_the_next_attempt() -> None:
+    asked = ModelRound(0, "", (ASK_WIPE,), Finish.TOOL_CALLS, Usage())
+    tools = ScriptedTools(tools=WITH_WIPE)
+    done = [PastStep(asked, frozenset({0}), {0: ToolResult("gone")})]
+    begun = [PastStep(asked, frozenset({0}))]
+
+    first, second = ScriptedModel(answers("Done.")), ScriptedModel(answers("Hm."))
+    await told(a_turn(approvals=[YES], past=done), first, tools)
+    await told(a_turn(approvals=[YES], past=begun), second, tools)
+
+    assert tools.made == []  # what became of the second one is unknown, and the tool may not be repeated
+    assert first.requests[0].messages[-1]["content"] == "gone"
+    assert "outcome unknown" in second.requests[0].messages[-1]["content"]
+
+
+async def test_an_approval_is_for_the_server_that_was_asked_about() -> None:
+    elsewhere = replace(WIPE, server_label="disk")
+    tools = ScriptedTools(tools=[elsewhere])
+
+    happenings = await told(a_turn(approvals=[YES]), ScriptedModel(answers("No.")), tools)
+
+    assert tools.made == []
+    assert ToolStarted(0, 0, ASK_WIPE, "mail", "mcpr_1") in happenings
+
+
+async def test_a_choice_of_tool_holds_for_the_first_round_that_a_model_is_asked_for() -> None:
+    model = ScriptedModel(answers("Done."))
+
+    await told(a_turn(approvals=[YES], settings=TurnSettings(tool_choice="required")), model, ScriptedTools())
+
+    assert model.requests[0].tool_choice == "required"
+
+
+async def test_what_the_model_thinks_is_told_before_what_it_says() -> None:
+    round_ = ModelRound(0, "Hi.", (), Finish.STOP, Usage(1, 2), "Hm.")
+
+    happenings = await told(a_turn(), ScriptedModel([ReasoningDelta("Hm."), TextDelta("Hi."), round_]), ScriptedTools())
+
+    assert happenings == [ReasoningDelta("Hm."), TextDelta("Hi."), round_, TurnEnded(End.ANSWERED, Usage(1, 2))]
+
+
 # The script
 
-Line = TextDelta | ModelRound | Exception
+Line = ReasoningDelta | TextDelta | ModelRound | Exception
 
 
 class ScriptedModel:
@@ -554,7 +720,7 @@ class ScriptedModel:
         self.requests: list[ModelRequest] = []
         self.closed_count = 0
 
-    async def round(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelRound, None]:
+    async def round(self, request: ModelRequest) -> AsyncGenerator[ReasoningDelta | TextDelta | ModelRound, None]:
         self.requests.append(request)
         try:
             for line in self._scripts.pop(0):

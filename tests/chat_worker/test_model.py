@@ -13,7 +13,17 @@ from typing import Any, Literal
 import pytest
 
 from chat_worker.agent.model import ModelLimits, OpenAIModel
-from chat_worker.agent.values import Finish, ModelRequest, ModelRound, TextDelta, Tool, ToolCall, Usage
+from chat_worker.agent.values import (
+    Finish,
+    FunctionTool,
+    ModelRequest,
+    ModelRound,
+    ReasoningDelta,
+    TextDelta,
+    Tool,
+    ToolCall,
+    Usage,
+)
 from shared.errors import ModelRefusedError, ModelUnavailableError
 
 ADD_TASK = Tool("tasks", "add_task", "Add a task.", {"type": "object", "properties": {"title": {"type": "string"}}})
@@ -28,6 +38,10 @@ def chunk(**fields: Any) -> bytes:
 
 def said(text: str | None = None, *, finish: str | None = None) -> bytes:
     return chunk(choices=[{"index": 0, "delta": {"content": text}, "finish_reason": finish}])
+
+
+def thought(name: str, text: object) -> bytes:
+    return chunk(choices=[{"index": 0, "delta": {name: text}, "finish_reason": None}])
 
 
 def called(
@@ -95,6 +109,50 @@ async def test_the_request_holds_the_history_the_tools_and_only_the_settings_tha
             "stream_options": {"include_usage": True},
         },
     ]
+
+
+async def test_what_the_client_set_goes_to_the_endpoint_and_so_do_its_functions() -> None:
+    functions = [FunctionTool("fly", "Flies.", {"type": "object"}, strict=True), FunctionTool("sing")]
+    parameters = {"response_format": {"type": "json_object"}, "reasoning_effort": "low"}
+
+    async with endpoint(said(finish="stop"), DONE) as server:
+        await heard(server, ModelRequest(REQUEST.messages, functions, parameters=parameters))
+
+    [body] = server.bodies
+    assert {name: body[name] for name in parameters} == parameters
+    assert [tool["function"] for tool in body["tools"]] == [
+        {"name": "fly", "description": "Flies.", "parameters": {"type": "object"}, "strict": True},
+        {"name": "sing"},
+    ]
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+async def test_reasoning_is_told_apart_from_text(name: str) -> None:
+    async with endpoint(
+        thought(name, "Let me "), thought(name, "see."), said("Hi."), thought(name, " Or?"), said(finish="stop"), DONE
+    ) as server:
+        happenings = await heard(server, REQUEST)
+
+    assert happenings == [
+        ReasoningDelta("Let me "),
+        ReasoningDelta("see."),
+        TextDelta("Hi."),
+        ModelRound(0, "Hi.", (), Finish.STOP, Usage(), "Let me see."),
+    ]
+
+
+async def test_reasoning_has_a_limit_and_may_be_anything() -> None:
+    limits = ModelLimits(reasoning_bytes_max=6)
+    async with endpoint(
+        thought("reasoning", {"a": 1}),
+        thought("reasoning", "äöüäöü"),
+        thought("reasoning", "x"),
+        said("Hi.", finish="stop"),
+    ) as server:
+        happenings = await heard(server, REQUEST, limits)
+
+    assert happenings[0] == ReasoningDelta("äöü")
+    assert happenings[-1] == ModelRound(0, "Hi.", (), Finish.STOP, Usage(), "äöü")
 
 
 async def test_parallel_tool_calls_are_put_together_by_index() -> None:
@@ -375,6 +433,19 @@ async def test_what_no_other_try_will_mend_is_refused(status: int, error: dict[s
 
 
 @pytest.mark.parametrize(
+    ("param", "name"), [("response_format.json_schema", "'text.format'"), ("top_p", "'top_p'"), ("messages", "request")]
+)
+async def test_a_parameter_that_is_refused_is_named_as_the_client_knows_it(param: str, name: str) -> None:
+    error = {"message": "No.", "type": "invalid_request_error", "param": param}
+    async with endpoint(json.dumps({"error": error}).encode(), status=400) as server:
+        with pytest.raises(ModelRefusedError) as caught:
+            await heard(server, REQUEST)
+
+    assert caught.value.code == "model_request_refused"
+    assert name in caught.value.message
+
+
+@pytest.mark.parametrize(
     ("error", "code"),
     [
         ({"code": "context_length_exceeded"}, "context_length_exceeded"),
@@ -516,13 +587,15 @@ async def a_model(server: Endpoint, limits: ModelLimits | None = None) -> AsyncI
         await model.close()
 
 
-async def collected(model: OpenAIModel, request: ModelRequest = REQUEST) -> list[TextDelta | ModelRound]:
+async def collected(
+    model: OpenAIModel, request: ModelRequest = REQUEST
+) -> list[ReasoningDelta | TextDelta | ModelRound]:
     return [happening async for happening in model.round(request)]
 
 
 async def heard(
     server: Endpoint, request: ModelRequest, limits: ModelLimits | None = None
-) -> list[TextDelta | ModelRound]:
+) -> list[ReasoningDelta | TextDelta | ModelRound]:
     async with a_model(server, limits) as model:
         return await collected(model, request)
 

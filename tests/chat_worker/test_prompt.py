@@ -4,6 +4,7 @@ import json
 from datetime import date
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from chat_worker.agent.prompt import (
     shorter_prompts,
 )
 from chat_worker.agent.values import OUTCOME_UNKNOWN, ToolCall, ToolError, ToolErrorKind, ToolResult
+from shared.errors import ModelRefusedError
 
 TODAY = date(2026, 3, 1)
 INSTRUCTIONS = Instructions("You keep a list of tasks.", TODAY)
@@ -231,6 +233,28 @@ def test_a_bad_call_does_not_spoil_the_prompt() -> None:
 
     assert function_of(asked) == {"name": "rm_-rf__", "arguments": "{}"}
     assert answered["content"] == "(no output)"
+
+
+def test_a_message_with_images_keeps_its_parts_and_each_of_them_costs_room() -> None:
+    parts = {"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    current = PastTurn([Said("user", "look", parts)])
+
+    prompt = build_prompt(INSTRUCTIONS, [], current, ROOMY)
+
+    assert prompt.messages[-1] == {"role": "user", "content": list(parts)}
+    assert prompt.token_count > 1_000
+
+
+def test_a_history_that_must_be_whole_is_refused_where_it_does_not_fit() -> None:
+    history = [PastTurn([Said("user", "x" * 4_000)])]
+    current = PastTurn([Said("user", "and now?")])
+
+    with pytest.raises(ModelRefusedError) as refused:
+        build_prompt(INSTRUCTIONS, history, current, PromptLimits(token_count_max=500), must_be_whole=True)
+    fits = build_prompt(INSTRUCTIONS, history, current, PromptLimits(token_count_max=5_000), must_be_whole=True)
+
+    assert refused.value.code == "context_length_exceeded"
+    assert fits.dropped_turn_count == 0
 
 
 def test_the_estimate_counts_bytes_and_frames() -> None:

@@ -9,7 +9,17 @@ from typing import Any, TypeAlias, cast
 import pytest
 
 from chat_worker.agent.loop import CLOSING_TEXTS, TurnLimits
-from chat_worker.agent.values import End, Finish, ModelRequest, ModelRound, TextDelta, ToolCall, Usage
+from chat_worker.agent.values import (
+    End,
+    Finish,
+    ModelRequest,
+    ModelRound,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolRef,
+    Usage,
+)
 from chat_worker.leases import StopReason
 from chat_worker.runner import Verdict, turn_settings
 from gateway.turns import Accepted
@@ -27,6 +37,7 @@ from tests.support.attempts import (
     ScriptedTools,
     asks,
     forever,
+    said,
     says,
 )
 from tests.support.tcp import Line, proxied
@@ -410,7 +421,7 @@ async def test_a_history_that_is_too_long_for_the_model_is_shortened_from_its_ol
     first = await bench.turns.exchange(USER, "turn 0", "reply 0")
     for number in range(1, 8):
         await bench.turns.exchange(USER, f"turn {number}", f"reply {number}", conversation_id=first.conversation_id)
-    job = await bench.job("and now?", first.conversation_id)
+    job = await bench.accept(said("and now?"), conversation_id=first.conversation_id, truncation="auto")
     model = PickyModel(message_count_max=6)  # instructions, two turns, what is said now
 
     await bench.run(job, model)
@@ -548,20 +559,219 @@ async def test_an_end_that_nobody_confirms_hands_the_delivery_back(bench: Bench)
 @pytest.mark.parametrize(
     ("asked", "meant"),
     [
-        ("required", "required"),
-        ({"type": "function", "name": "add_task"}, {"type": "function", "function": {"name": "add_task"}}),
-        ({"type": "allowed_tools", "mode": "required", "tools": []}, "required"),
-        ({"type": "mcp", "server_label": "tasks"}, "auto"),
+        ("required", ("required", None)),
+        ({"type": "function", "name": "add_task"}, (ToolRef("add_task"), None)),
+        ({"type": "allowed_tools", "mode": "required", "tools": []}, ("required", ())),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "fly"}]},
+            ("auto", (ToolRef("fly"),)),
+        ),
+        ({"type": "mcp", "server_label": "tasks"}, (ToolRef(None, "tasks"), None)),
     ],
 )
-async def test_the_clients_choices_reach_the_model(bench: Bench, asked: object, meant: object) -> None:
+async def test_the_clients_choices_of_tools_reach_the_loop(bench: Bench, asked: object, meant: object) -> None:
     job = await bench.job()
     request = {**job.response, "tool_choice": asked, "temperature": 0.5, "max_output_tokens": 100}
 
     settings = turn_settings(request)
 
-    assert settings.tool_choice == meant
+    assert (settings.tool_choice, settings.allowed) == meant
+    assert settings.parameters == {}
     assert (settings.temperature, settings.top_p, settings.output_token_count_max) == (0.5, None, 100)
+
+
+async def test_parameters_of_the_client_go_to_the_endpoint_where_it_set_them(bench: Bench) -> None:
+    schema = {"type": "json_schema", "name": "day", "schema": {"type": "object"}, "strict": None}
+    job = await bench.accept(
+        said("hello"),
+        text={"format": schema, "verbosity": "low"},
+        reasoning={"effort": "low", "summary": "auto"},
+        presence_penalty=0.5,
+        service_tier="default",
+        prompt_cache_key="mine",
+    )
+    model = ScriptedModel(says("{}"))
+
+    await bench.run(job, model)
+
+    assert model.requests[0].parameters == {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "day", "schema": {"type": "object"}}},
+        "verbosity": "low",
+        "reasoning_effort": "low",
+        "presence_penalty": 0.5,
+    }
+
+
+async def test_nothing_is_left_out_of_a_history_that_must_be_whole(bench: Bench) -> None:
+    first = await bench.turns.exchange(USER, "long ago " * 6_000, "I see. " * 6_000)
+    job = await bench.accept(said("and now?"), conversation_id=first.conversation_id, truncation="disabled")
+    model = ScriptedModel(says("What?"))
+
+    await bench.run(job, model)
+
+    error = bench.journal.response(job)["error"]
+    assert (error["type"], error["code"]) == ("context_length_exceeded", "invalid_prompt")
+    assert "truncation" in error["message"]
+    assert model.requests == []
+
+
+async def test_a_history_that_may_be_cut_leaves_out_what_does_not_fit(bench: Bench) -> None:
+    first = await bench.turns.exchange(USER, "long ago " * 6_000, "I see. " * 6_000)
+    job = await bench.accept(said("and now?"), conversation_id=first.conversation_id, truncation="auto")
+    model = ScriptedModel(says("What?"))
+
+    await bench.run(job, model)
+
+    assert [message["role"] for message in model.requests[0].messages] == ["system", "user"]
+
+
+# Functions of the client's, and approvals
+
+FLY = {"type": "function", "name": "fly", "description": "Flies.", "parameters": {"type": "object"}, "strict": None}
+TO_GRAZ = ToolCall("call_f", "fly", '{"to":"Graz"}')
+TO_LINZ = ToolCall("call_g", "fly", '{"to":"Linz"}')
+
+
+def flown(call: ToolCall, output: str) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": call.call_id, "output": output}
+
+
+def answered(request: dict[str, Any], *, approve: bool, reason: str | None = None) -> dict[str, Any]:
+    return {
+        "type": "mcp_approval_response",
+        "approval_request_id": request["id"],
+        "approve": approve,
+        "reason": reason,
+    }
+
+
+async def test_a_function_call_ends_the_response_and_its_output_begins_the_next(bench: Bench) -> None:
+    job = await bench.accept(said("to Graz"), tools=[FLY])
+    tools = ScriptedTools()
+    await bench.run(job, ScriptedModel(asks(TO_GRAZ, MILK, TO_LINZ, text="One moment.")), tools)
+    await bench.write_back(job)
+
+    response = bench.journal.response(job)
+    assert response["status"] == "completed"
+    kinds = [item["type"] for item in response["output"]]
+    assert kinds == ["message", "mcp_call", "function_call", "function_call"]
+    assert [name for name, _, _ in tools.made] == ["add_task"]
+
+    answer = await bench.accept(
+        flown(TO_GRAZ, "landed"), flown(TO_LINZ, "late"), parent=job, conversation_id=job.conversation_id, tools=[FLY]
+    )
+    model = ScriptedModel([], [], says("You are there."))
+    await bench.run(answer, model)
+
+    *_, made, told, asked, graz, linz = model.requests[0].messages
+    assert (made["role"], told["role"]) == ("assistant", "tool")
+    assert [call["id"] for call in asked["tool_calls"]] == ["call_f", "call_g"]
+    assert [(one["tool_call_id"], one["content"]) for one in (graz, linz)] == [("call_f", "landed"), ("call_g", "late")]
+    assert bench.journal.response(answer)["output"][0]["content"][0]["text"] == "You are there."
+
+
+@pytest.mark.parametrize("message_count", range(9))
+async def test_wherever_an_attempt_dies_the_next_one_hands_over_what_it_did_not(
+    bench: Bench, message_count: int
+) -> None:
+    job = await bench.accept(said("to Graz"), tools=[FLY])
+    script = asks(MILK, text="First.", reasoning="Let me see."), asks(TO_GRAZ, EGGS, text="Now.", reasoning="Hm.")
+    tools, first, second = ScriptedTools(), ScriptedModel(*script), ScriptedModel(*script)
+    bench.journal.message_count_max = message_count
+    attempt = asyncio.ensure_future(bench.run(job, first, tools))
+    await wait_until(lambda: _has_made(tools, 2), what="the attempt waits for confirmation")
+    rounds_intents_results_and_handing_over = "select count(*) = 7 from steps where job_id = $1"
+    await wait_until(lambda: _is_true(bench, job, rounds_intents_results_and_handing_over), what="it handed over")
+
+    await bench.kill(attempt)
+    await bench.run(job, second, tools, is_redelivery=True)
+
+    assert [arguments["title"] for _, arguments, _ in tools.made] == ["milk", "eggs"]
+    assert second.requests == []
+    output = bench.journal.response(job)["output"]
+    assert [item["type"] for item in output] == [
+        "reasoning", "message", "mcp_call", "reasoning", "message", "mcp_call", "function_call",
+    ]  # fmt: skip
+    _assert_well_formed(bench, job)
+
+
+async def _has_made(tools: ScriptedTools, count: int) -> bool:
+    return len(tools.made) == count
+
+
+async def _is_true(bench: Bench, job: Accepted, statement: str) -> bool:
+    return bool(await bench.in_database(statement, job))
+
+
+async def test_a_call_that_needs_approval_is_made_when_it_was_given(bench: Bench) -> None:
+    tools = ScriptedTools(replace(SEND_MAIL, requires_approval=True))
+    job = await bench.job("mail Ann")
+    await bench.run(job, ScriptedModel(asks(MAIL)), tools)
+    await bench.write_back(job)
+    [request] = bench.journal.response(job)["output"]
+    assert request["type"] == "mcp_approval_request"
+    assert tools.made == []
+
+    yes = await bench.accept(answered(request, approve=True), parent=job, conversation_id=job.conversation_id)
+    model = ScriptedModel([], says("Sent."))
+    await bench.run(yes, model, tools)
+    await bench.write_back(yes)
+
+    assert [name for name, _, _ in tools.made] == ["send_mail"]
+    call, message = bench.journal.response(yes)["output"]
+    assert (call["type"], call["approval_request_id"]) == ("mcp_call", request["id"])
+    assert message["content"][0]["text"] == "Sent."
+
+    twice = await bench.accept(
+        answered(request, approve=True), said("?"), parent=yes, conversation_id=job.conversation_id
+    )
+    await bench.run(twice, again := ScriptedModel(says("Done already.")), tools)
+    assert len(tools.made) == 1
+    roles = [message["role"] for message in again.requests[0].messages]
+    assert roles == ["system", "user", "assistant", "tool", "assistant", "user"]
+
+
+async def test_a_refused_call_is_not_made_and_the_model_knows(bench: Bench) -> None:
+    tools = ScriptedTools(replace(SEND_MAIL, requires_approval=True))
+    job = await bench.job("mail Ann")
+    await bench.run(job, ScriptedModel(asks(MAIL, text="May I?")), tools)
+    await bench.write_back(job)
+    request = bench.journal.response(job)["output"][1]
+
+    no = await bench.accept(
+        answered(request, approve=False, reason="too late"), parent=job, conversation_id=job.conversation_id
+    )
+    model = ScriptedModel([], [], says("As you wish."))
+    await bench.run(no, model, tools)
+
+    assert tools.made == []
+    assert [item["type"] for item in bench.journal.response(no)["output"]] == ["message"]
+    assert "refused by the user: too late" in model.requests[0].messages[-1]["content"]
+
+
+async def test_reasoning_is_an_item_before_what_it_led_to(bench: Bench) -> None:
+    job = await bench.job()
+    thought = ModelRound(0, "Hi.", (), Finish.STOP, Usage(10, 5, 0, 3), "Hm.")
+
+    await bench.run(job, ScriptedModel([ReasoningDelta("H"), ReasoningDelta("m."), TextDelta("Hi."), thought]))
+
+    reasoning, message = bench.journal.response(job)["output"]
+    assert reasoning["summary"] == [{"type": "summary_text", "text": "Hm."}]
+    assert message["type"] == "message"
+    assert bench.journal.response(job)["usage"]["output_tokens_details"] == {"reasoning_tokens": 3}
+
+
+async def test_what_a_stopped_answer_cost_is_known_as_far_as_it_came(bench: Bench) -> None:
+    job = await bench.job()
+    model = ScriptedModel(asks(MILK), [TextDelta("Once upon a time"), forever])
+    attempt = asyncio.ensure_future(bench.run(job, model))
+    await wait_until(_says(bench, job, "Once upon a time"))
+
+    bench.leases._held[job.job_id].stop(StopReason.CANCELLED)  # noqa: SLF001 - as a beat does that finds the cancel
+    await attempt
+
+    usage = bench.journal.response(job)["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"]) == (20, 9)  # 10 and 5 are told, the others are estimated
 
 
 @asynccontextmanager

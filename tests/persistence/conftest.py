@@ -24,7 +24,9 @@ async def _databases(database_urls: dict[str, str]) -> AsyncIterator[Services]:
 async def services(_databases: Services, database_urls: dict[str, str]) -> Services:
     owner = await asyncpg.connect(database_urls["owner"])
     try:
-        await owner.execute("truncate conversations, dead_letters, idempotency_keys, tasks cascade")
+        await owner.execute(
+            "truncate conversations, dead_letters, files, idempotency_keys, tasks, usage_by_day cascade"
+        )
     finally:
         await owner.close()
     return _databases

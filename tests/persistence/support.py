@@ -8,13 +8,14 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from msgspec import to_builtins
 
 from persistence.writer import Incoming, Written, write_batch
 from shared import contracts
 from shared.contracts import JobReady, JournalChunk, JournalChunks, LiveBatch, LiveEvents, ResumeReply, ResumeRequest
 from shared.db import Database
 from shared.errors import BrokerUnavailableError
-from shared.events import Event, Failure, JsonObject, ResponseEvents
+from shared.events import Event, Failure, JsonObject, ResponseEvents, Usage
 from shared.ids import Prefix, new_wire_id, to_wire, uuid7
 from shared.messaging import JOBS, Broker, Publisher
 from shared.states import JobStatus
@@ -118,7 +119,7 @@ class Services:
         assert [(row["first_seq"], row["last_seq"]) for row in rows] == _spans(rows)
         return events
 
-    async def record_call(self, attempt: "Attempt", name: str) -> None:
+    async def record_call(self, attempt: "Attempt", name: str, usage: Usage | None = None) -> None:
         """The worker's intent to make a tool call, as its ledger has it."""
         async with self.worker.transaction(attempt.job.user_id) as connection:
             await connection.executemany(
@@ -126,7 +127,7 @@ class Services:
                 [
                     (attempt.job.id, kind, attempt.job.user_id, attempt.number, data)
                     for kind, data in (
-                        ("model", {"calls": [{"name": name, "arguments": "{}"}]}),
+                        ("model", {"calls": [{"name": name, "arguments": "{}"}], "usage": to_builtins(usage)}),
                         ("tool_intent", {"server_label": "tasks"}),
                     )
                 ],
@@ -169,9 +170,14 @@ class Attempt:
     def opens_tool(self, name: str) -> JournalChunk:
         return self.chunk(self.events.open_mcp_call(new_wire_id(Prefix.MCP_CALL), "tasks", name, "{}"))
 
-    def ends(self, status: JobStatus = JobStatus.COMPLETED, failure: Failure | None = None) -> JournalChunk:
+    def ends(
+        self,
+        status: JobStatus = JobStatus.COMPLETED,
+        failure: Failure | None = None,
+        usage: Usage | None = None,
+    ) -> JournalChunk:
         events = self.events.close_message()
-        events += self.events.end(status, ended_at=datetime.now(UTC), usage=None, failure=failure)
+        events += self.events.end(status, ended_at=datetime.now(UTC), usage=usage, failure=failure)
         return self.chunk(events, status)
 
     def asks_to_resume(self) -> ResumeRequest:

@@ -167,6 +167,28 @@ async def test_a_turn_is_stored_acknowledged_and_told_live(
     assert [await surroundings.count(journal_queue(partition)) for partition in range(_PARTITION_COUNT)] == [0, 0]
 
 
+async def test_a_summary_and_a_title_come_in_and_are_stored(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    job = await services.accept()
+    about: dict[str, Any] = {"conversation_id": job.conversation_id, "user_id": job.user_id}
+    summary = contracts.ConversationSummarised(
+        **about,
+        job_id=job.id,
+        conversation_ids=[job.conversation_id],
+        deleted_item_count=0,
+        text="In short.",
+        token_count=3,
+        covers_turn_count=1,
+    )
+
+    async with start():
+        await surroundings.send(summary, contracts.TitleSuggested(**about, title="Groceries"))
+        await wait_until(lambda: services.rows("select from conversations where title = 'Groceries'"))
+
+    assert [row["job_id"] for row in await services.rows("select job_id from summaries")] == [job.id]
+
+
 async def test_the_next_job_is_published_and_its_confirm_noted(
     services: Services, surroundings: Surroundings, start: Start
 ) -> None:

@@ -98,5 +98,6 @@ def a_draft(*, next_seq: int, attempt: int, status: JobStatus = JobStatus.IN_PRO
         attempt=attempt,
         journal_attempt=max(attempt, 1),
         next_seq=next_seq,
+        input_item_count=1,
         is_cancel_requested=False,
     )

@@ -2,17 +2,27 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
 
 import asyncpg
 
 from persistence.retention import LOCK, Ages, Retention
+from shared.db.files import File, NewFile, Purpose, delete_file, store_file
 from shared.db.journal import PACKED_BYTES_MAX, read_after
 from shared.events import Event
+from shared.ids import Prefix, to_wire, uuid7
 from tests.persistence.support import Attempt, Job, Services
+from tests.support.waiting import wait_until
 
 _NEVER = 86_400.0
-_KEEP_ALL = Ages(_NEVER, _NEVER, _NEVER, _NEVER)
+_KEEP_ALL = Ages(**{field.name: _NEVER for field in fields(Ages)})
+_REQUIRED = {
+    "messages": ("role, content, status", "'user', '', 'completed'"),
+    "items": ("kind", "'function_call_output'"),
+}
 
 
 def a_retention(services: Services, ages: Ages) -> Retention:
@@ -112,6 +122,24 @@ async def test_a_hidden_conversation_whose_job_runs_waits_for_its_end(services: 
     assert await services.rows("select from conversations")
 
 
+async def test_a_response_that_was_not_to_be_stored_goes_after_its_end(
+    services: Services, database_urls: dict[str, str]
+) -> None:
+    ended, stored = await _an_ended_attempt(services, words=1), await _an_ended_attempt(services, words=1)
+    running = await services.claim(await services.accept())
+    owner = await asyncpg.connect(database_urls["owner"])
+    for attempt in (ended, running):
+        await owner.execute("update conversations set is_ephemeral = true where id = $1", attempt.job.conversation_id)
+    await owner.close()
+
+    await a_retention(services, _KEEP_ALL).run_once()
+    kept = await services.rows("select id from jobs")
+    await a_retention(services, replace(_KEEP_ALL, unstored_responses_kept_seconds=0)).run_once()
+
+    assert len(kept) == 3
+    assert {row["id"] for row in await services.rows("select id from jobs")} == {stored.job.id, running.job.id}
+
+
 async def test_old_keys_of_tool_calls_and_dead_letters_go(services: Services, database_urls: dict[str, str]) -> None:
     owner = await asyncpg.connect(database_urls["owner"])
     for age in ("1 minute", "2 days"):
@@ -127,6 +155,55 @@ async def test_old_keys_of_tool_calls_and_dead_letters_go(services: Services, da
     kept = [await owner.fetch("select key from idempotency_keys"), await owner.fetch("select reason from dead_letters")]
     await owner.close()
     assert [[row[0] for row in rows] for rows in kept] == [["1 minute"], ["1 minute"]]
+
+
+async def test_deleted_and_expired_files_go_and_others_stay(services: Services) -> None:
+    uploaded, deleted, expiring = [await _a_file(services, is_inline=False) for _ in range(3)]
+    async with services.gateway.transaction("alice") as connection:
+        await delete_file(connection, "alice", deleted.id)
+    expired = await _a_file(services, is_inline=False, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+
+    await a_retention(services, replace(_KEEP_ALL, unused_files_kept_seconds=0)).run_once()
+
+    assert await _file_ids(services) == {uploaded.id, expiring.id}
+    assert expired.id not in await _file_ids(services)
+
+
+async def test_a_file_that_came_within_a_message_goes_with_the_last_that_refers_to_it(services: Services) -> None:
+    in_message, in_output, unused, uploaded = [
+        await _a_file(services, is_inline=is_inline) for is_inline in (True, True, True, False)
+    ]
+    job = await services.accept()
+    for table, column, value in (
+        ("messages", "parts", [{"type": "input_image", "file_id": to_wire(Prefix.FILE, in_message.id)}]),
+        ("items", "item", {"output": [{"type": "input_file", "file_id": to_wire(Prefix.FILE, in_output.id)}]}),
+    ):
+        await _refer(services, job, table, column, value)
+    retention = a_retention(services, replace(_KEEP_ALL, unused_files_kept_seconds=0.2))
+
+    await a_retention(services, _KEEP_ALL).run_once()
+    before_its_time = await _file_ids(services)
+    await _wait_until_seen_before(services, 0.2)
+    await retention.run_once()
+    while_referred_to = await _file_ids(services)
+    await services.rows("delete from conversations")
+    await _wait_until_seen_before(services, 0.2)
+    await retention.run_once()
+
+    assert before_its_time == {in_message.id, in_output.id, unused.id, uploaded.id}
+    assert while_referred_to == {in_message.id, in_output.id, uploaded.id}
+    assert await _file_ids(services) == {uploaded.id}
+
+
+async def test_a_file_that_is_sent_again_is_not_taken_for_unused(services: Services) -> None:
+    file = await _a_file(services, is_inline=True, content=b"same")
+    await _wait_until_seen_before(services, 0.2)
+
+    again = await _a_file(services, is_inline=True, content=b"same")
+    await a_retention(services, replace(_KEEP_ALL, unused_files_kept_seconds=0.2)).run_once()
+
+    assert again.id == file.id
+    assert await _file_ids(services) == {file.id}
 
 
 async def test_while_one_process_looks_for_what_is_old_the_others_do_not(services: Services) -> None:
@@ -145,6 +222,50 @@ async def _an_ended_attempt(services: Services, *, words: int, word_bytes: int =
         await services.write(attempt.says(random.randbytes(word_bytes // 2).hex()))  # noqa: S311 - any text
     await services.write(attempt.ends())
     return attempt
+
+
+async def _a_file(
+    services: Services, *, is_inline: bool, content: bytes | None = None, expires_at: datetime | None = None
+) -> File:
+    new = NewFile(
+        filename="a.txt",
+        media_type="text/plain",
+        purpose=Purpose.USER_DATA,
+        content=content or uuid7().bytes,
+        is_inline=is_inline,
+        expires_at=expires_at,
+    )
+    async with services.gateway.transaction("alice") as connection:
+        return await store_file(connection, "alice", new, bytes_max=10_000, count_max=10)
+
+
+async def _file_ids(services: Services) -> set[UUID]:
+    return {row["id"] for row in await services.rows("select id from files")}
+
+
+async def _refer(services: Services, job: Job, table: str, column: str, value: Any) -> None:
+    names, values = _REQUIRED[table]
+    await services.rows(
+        f"""
+        insert into {table} (id, conversation_id, job_id, user_id, turn, ordinal, {column}, {names})
+        values ($1, $2, $3, $4, 1, 7, $5, {values})
+        """,  # noqa: S608
+        uuid7(),
+        job.conversation_id,
+        job.id,
+        job.user_id,
+        value,
+    )
+
+
+async def _wait_until_seen_before(services: Services, seconds: float) -> None:
+    """Until every file was last seen more than so long ago."""
+
+    async def all_seen_before() -> bool:
+        late = "select from files where seen_at >= clock_timestamp() - make_interval(secs => $1)"
+        return not await services.rows(late, seconds)
+
+    await wait_until(all_seen_before)
 
 
 async def _hide(services: Services, job: Job) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from persistence.writer import write_batch
 from shared.contracts import CancelRequested, JobReady, JournalChunk, JournalChunks, raw_events
-from shared.events import Failure, type_of
-from shared.ids import uuid7
+from shared.events import Failure, Usage, type_of
+from shared.ids import Prefix, new_wire_id, uuid7
 from shared.states import JobStatus
 from tests.persistence.support import Attempt, Job, Services, all_events, incoming
 from tests.support.waiting import wait_until
@@ -144,6 +144,75 @@ async def test_an_ended_job_leaves_message_tool_calls_and_response(services: Ser
     assert call["id"] == UUID(hex=row["response"]["output"][0]["id"].removeprefix("mcp_"))
     assert await services.active_job(attempt.job) is None
     assert [ended.status for ended in written.ended] == [JobStatus.COMPLETED]
+    assert [touched.conversation_id for touched in written.touched] == [attempt.job.conversation_id]
+
+
+async def test_every_kind_of_output_is_stored_in_the_order_of_the_output(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    told = attempt.events
+    request_id = new_wire_id(Prefix.APPROVAL_REQUEST)
+    thought = attempt.chunk([*told.reasoning("Hm."), *told.close_message()])
+    called = attempt.chunk(
+        [
+            *told.open_mcp_call(new_wire_id(Prefix.MCP_CALL), "tasks", "add_task", "{}", request_id),
+            *told.close_mcp_call("ok", None),
+            *told.function_call(new_wire_id(Prefix.FUNCTION_CALL), "call_1", "fly", "{}"),
+            *told.approval_request(request_id, "mail", "wipe", "{}"),
+        ]
+    )
+
+    await services.write(thought, called, attempt.ends())
+
+    output = (await services.job_row(attempt.job))["response"]["output"]
+    items = await services.rows("select * from items where job_id = $1 order by ordinal", attempt.job.id)
+    assert [(row["ordinal"], row["kind"]) for row in items] == [
+        (1, "reasoning"),
+        (3, "function_call"),
+        (4, "mcp_approval_request"),
+    ]
+    assert [row["item"] for row in items] == [output[0], output[2], output[3]]
+    assert all(row["item"]["id"].endswith(row["id"].hex) for row in items)
+    [call] = await services.rows("select * from tool_calls where job_id = $1", attempt.job.id)
+    assert (call["ordinal"], call["approval_request_id"]) == (2, request_id)
+
+
+async def test_what_responses_cost_is_added_up_by_user_and_day_once(services: Services) -> None:
+    first, second, theirs = [
+        await services.claim(await services.accept(user_id=user)) for user in ("counted", "counted", "other")
+    ]
+    ends = [attempt.ends(usage=Usage(100, 10)) for attempt in (first, second, theirs)]
+    await services.write(*ends)
+    await services.write(*ends)
+
+    third = await services.claim(await services.accept(user_id="counted"))
+    await services.write(third.ends(JobStatus.FAILED, Failure("x", "x"), Usage(5, 1)))
+    fourth = await services.claim(await services.accept(user_id="counted"))
+    await services.write(fourth.ends())
+
+    rows = await services.rows("select * from usage_by_day where user_id in ('counted', 'other') order by user_id")
+    sums = [(row["user_id"], row["response_count"], row["input_tokens"], row["output_tokens"]) for row in rows]
+    assert sums == [("counted", 3, 205, 21), ("other", 1, 100, 10)]
+
+
+async def test_batches_that_add_to_the_same_users_in_any_order_do_not_deadlock(services: Services) -> None:
+    users = [f"sharing-{number}" for number in range(6)]
+    attempts = [await services.claim(await services.accept(user_id=user)) for user in users + users[::-1]]
+    ends = [attempt.ends(usage=Usage(1, 1)) for attempt in attempts]
+
+    await asyncio.gather(services.write(*ends[:6]), services.write(*ends[6:]))
+
+    rows = await services.rows("select response_count from usage_by_day where user_id = any($1)", users)
+    assert [row["response_count"] for row in rows] == [2] * 6
+
+
+async def test_a_response_that_ends_without_its_worker_costs_what_its_rounds_did(services: Services) -> None:
+    attempt = await services.claim(await services.accept(user_id="stopped"))
+    await services.record_call(attempt, "send_mail", Usage(70, 7))
+    cancel = await services.request_cancel(attempt.job)
+
+    await services.write(cancel, attempt.is_released(60))
+
+    assert (await services.job_row(attempt.job))["usage"]["total_tokens"] == 77
 
 
 async def test_a_failed_job_keeps_its_error(services: Services) -> None:

@@ -10,6 +10,7 @@ import pytest
 from shared.contracts import (
     VERSION,
     CancelRequested,
+    ConversationSummarised,
     JobReady,
     JobReleased,
     JournalChunk,
@@ -19,6 +20,8 @@ from shared.contracts import (
     Message,
     ResumeReply,
     ResumeRequest,
+    TitleSuggested,
+    Touched,
     decode,
     encode,
 )
@@ -56,8 +59,26 @@ SAMPLES: dict[str, Message] = {
         delay_seconds=2.5,
         reason=Failure("model_unavailable", "The model cannot be reached."),
     ),
+    "conversation_summarised": ConversationSummarised(
+        job_id=_JOB,
+        conversation_id=_CONVERSATION,
+        user_id="ada",
+        conversation_ids=[_CONVERSATION],
+        deleted_item_count=1,
+        text="Ada wants to buy milk.",
+        token_count=6,
+        covers_turn_count=12,
+    ),
+    "title_suggested": TitleSuggested(
+        conversation_id=_CONVERSATION, user_id="ada", title="Buying milk", input_tokens=40, output_tokens=3
+    ),
     "cancel_requested": CancelRequested(job_id=_JOB, conversation_id=_CONVERSATION),
-    "live_batch": LiveBatch(jobs=[LiveEvents(job_id=_JOB, first_seq=1, events=_EVENTS)]),
+    "live_batch": LiveBatch(
+        jobs=[LiveEvents(job_id=_JOB, first_seq=1, events=_EVENTS)],
+        conversations=[
+            Touched(conversation_id=_CONVERSATION, user_id="ada", what="conversation.response.ended"),
+        ],
+    ),
 }
 
 
@@ -74,6 +95,12 @@ def test_what_is_sent_today_has_the_form_of_the_sample(name: str) -> None:
     sample = json.loads((GOLDEN / f"{name}.v{VERSION}.json").read_bytes())
 
     assert json.loads(encode(SAMPLES[name])) == sample
+
+
+def test_a_live_batch_of_before_there_were_conversations_in_it_decodes() -> None:
+    batch = decode(b'{"kind":"live_batch","v":1,"jobs":[]}')
+
+    assert batch == LiveBatch(jobs=[], conversations=[])
 
 
 def test_events_cross_byte_for_byte() -> None:

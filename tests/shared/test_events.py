@@ -4,8 +4,11 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from shared.events import Event, Failure, ResponseEvents, Usage, is_terminal, response_of, type_of
 from shared.states import JobStatus
@@ -117,30 +120,136 @@ def test_a_failed_response_says_why_and_drops_what_was_half_said() -> None:
     assert final["output"] == []
 
 
-@given(st.data())
-def test_whoever_takes_over_at_any_point_goes_on_as_the_dead_would_have(data: st.DataObject) -> None:
+def test_a_call_of_the_clients_is_told_whole() -> None:
+    writer = ResponseEvents(RESPONSE)
+
+    events = decoded(writer.function_call("fc_1", "call_1", "get_weather", '{"city":"Graz"}'))
+
+    assert [event["type"] for event in events] == [
+        "response.output_item.added",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "response.output_item.done",
+    ]
+    assert events[0]["item"]["arguments"] == ""
+    assert (events[2]["name"], events[2]["arguments"]) == ("get_weather", '{"city":"Graz"}')
+    assert writer.output == [
+        {
+            "id": "fc_1",
+            "type": "function_call",
+            "call_id": "call_1",
+            "name": "get_weather",
+            "arguments": '{"city":"Graz"}',
+            "status": "completed",
+        }
+    ]
+
+
+def test_a_question_for_approval_is_an_item_without_a_status() -> None:
+    writer = ResponseEvents(RESPONSE)
+
+    added, done = decoded(writer.approval_request("mcpr_1", "mail", "wipe", "{}"))
+
+    assert added["item"] == done["item"] == writer.output[0]
+    assert set(done["item"]) == {"id", "type", "server_label", "name", "arguments"}
+
+
+def test_reasoning_ends_where_text_begins() -> None:
+    writer = ResponseEvents(RESPONSE)
+
+    events = decoded([*writer.reasoning("Let "), *writer.reasoning("me see."), *writer.text("Hi.")])
+
+    assert [event["type"] for event in events] == [
+        "response.output_item.added",
+        "response.reasoning_summary_part.added",
+        "response.reasoning_summary_text.delta",
+        "response.reasoning_summary_text.delta",
+        "response.reasoning_summary_text.done",
+        "response.reasoning_summary_part.done",
+        "response.output_item.done",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+    ]
+    assert writer.output[0]["summary"] == [{"type": "summary_text", "text": "Let me see."}]
+
+
+def test_reasoning_that_led_to_nothing_is_not_part_of_the_output() -> None:
+    for status in (JobStatus.CANCELLED, JobStatus.FAILED):
+        writer = ResponseEvents(RESPONSE)
+        writer.reasoning("Hm")
+
+        events = decoded(writer.end(status, ended_at=NOW, usage=None))
+
+        assert events[-2]["item"]["status"] == "incomplete"
+        assert events[-1]["response"]["output"] == []
+
+
+def _play(writer: ResponseEvents, kind: str) -> list[Event]:
+    """An item of `kind`, whole."""
+    match kind:
+        case "message":
+            return [*writer.text("Hel"), *writer.text("lo"), *writer.close_message()]
+        case "reasoning":
+            return [*writer.reasoning("Let me "), *writer.reasoning("see."), *writer.close_message()]
+        case "mcp_call":
+            return [
+                *writer.open_mcp_call("mcp_1", "tasks", "add_task", "{}", "mcpr_1"),
+                *writer.close_mcp_call("ok", None),
+            ]
+        case "function_call":
+            return writer.function_call("fc_1", "call_1", "fly", '{"to":"Graz"}')
+        case _:
+            return writer.approval_request("mcpr_1", "mail", "wipe", "{}")
+
+
+KINDS = ("message", "reasoning", "mcp_call", "function_call", "mcp_approval_request")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_strict_types_of_openais_client_take_every_event(kind: str) -> None:
+    strict: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+    for event in decoded(_play(ResponseEvents(RESPONSE), kind)):
+        assert strict.validate_python(event).type == event["type"]
+
+
+@given(st.lists(st.sampled_from(KINDS), max_size=5), st.data())
+def test_whoever_takes_over_at_any_point_goes_on_as_the_dead_would_have(kinds: list[str], data: st.DataObject) -> None:
     writer = ResponseEvents(RESPONSE)
     events = [writer.created(), writer.in_progress()]
-    for _ in range(data.draw(st.integers(0, 4))):
-        if data.draw(st.booleans()):
-            for delta in data.draw(st.lists(st.text(min_size=1), min_size=1, max_size=3)):
-                events += writer.text(delta)
-            events += writer.close_message()
-        else:
-            events += writer.open_mcp_call("mcp_1", "tasks", "add_task", '{"title":"x"}')
-            events += writer.close_mcp_call("ok", None)
+    for kind in kinds:
+        events += _play(writer, kind)
     cut = data.draw(st.integers(1, len(events)))
 
     heir = ResponseEvents(RESPONSE)
     heir.replay(events[:cut])
     rest = heir.abandon()
+    rest += _play(heir, "message")
     rest += heir.end(JobStatus.COMPLETED, ended_at=NOW, usage=None)
 
     whole = decoded(events[:cut] + rest)
     assert [event["sequence_number"] for event in whole] == list(range(len(whole)))
-    assert is_terminal(rest[-1])
+    assert [is_terminal(event) for event in rest] == [False] * (len(rest) - 1) + [True]
     added = [event["output_index"] for event in whole if event["type"] == "response.output_item.added"]
     done = [event for event in whole if event["type"] == "response.output_item.done"]
     assert added == [event["output_index"] for event in done] == list(range(len(added)))
-    kept = [event["item"] for event in done if event["item"]["status"] == "completed"]
+    kept = [event["item"] for event in done if event["item"].get("status") != "incomplete"]
     assert whole[-1]["response"]["output"] == kept
+
+
+@given(st.lists(st.sampled_from(KINDS), max_size=5), st.data())
+def test_a_replay_cut_in_pieces_is_the_replay_of_the_whole(kinds: list[str], data: st.DataObject) -> None:
+    writer = ResponseEvents(RESPONSE)
+    events = [writer.created(), writer.in_progress()]
+    for kind in kinds:
+        events += _play(writer, kind)
+    events += writer.text("more")
+    cut = data.draw(st.integers(0, len(events)))
+
+    replayed = ResponseEvents(RESPONSE)
+    replayed.replay(events[:cut])
+    replayed.replay(events[cut:])
+
+    ends = [one.end(JobStatus.CANCELLED, ended_at=NOW, usage=None) for one in (writer, replayed)]
+    assert ends[0] == ends[1]

@@ -1,7 +1,7 @@
 """A chat worker's attempts on a real Postgres, with a scripted model and tools, and a broker that remembers."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -10,29 +10,34 @@ import msgspec
 
 from chat_worker.agent.loop import TurnLimits
 from chat_worker.agent.prompt import PromptLimits
+from chat_worker.agent.selection import ToolSelection
 from chat_worker.agent.values import (
     Finish,
     JsonObject,
     Model,
     ModelRequest,
     ModelRound,
+    ReasoningDelta,
     TextDelta,
     Tool,
     ToolCall,
     ToolResult,
-    ToolSet,
     Usage,
 )
 from chat_worker.history import HistoryLimits
 from chat_worker.leases import Leases
 from chat_worker.outgoing import Outgoing, OutgoingLimits
 from chat_worker.runner import Runner, RunnerLimits, Verdict, Worker
-from gateway.turns import Accepted
-from shared.contracts import JobReady, JobReleased, JournalChunk, JournalChunks, ResumeReply, decode
+from gateway.items import InputItem
+from gateway.turns import Accepted, AcceptLimits, Turn, accept
+from persistence.writer import Incoming, write_batch
+from shared.agents import Agent
+from shared.contracts import JobReady, JobReleased, JournalChunk, JournalChunks, ResumeReply, decode, raw_events
 from shared.db import Database
 from shared.errors import BrokerUnavailableError
 from shared.events import ResponseEvents, response_of, type_of
 from shared.ids import uuid7
+from shared.states import JobStatus
 from tests.support.turns import Turns
 
 USER = "user-1"
@@ -40,7 +45,7 @@ ADD_TASK = Tool("tasks", "add_task", "Add a task.", {"type": "object"}, idempote
 SEND_MAIL = Tool("tasks", "send_mail", "Send a mail.", {"type": "object"})
 PARTITION_COUNT = 2
 
-Round: TypeAlias = Sequence[TextDelta | ModelRound | Exception | Callable[[], Awaitable[None]]]
+Round: TypeAlias = Sequence[ReasoningDelta | TextDelta | ModelRound | Exception | Callable[[], Awaitable[None]]]
 
 
 def says(*texts: str) -> Round:
@@ -48,10 +53,11 @@ def says(*texts: str) -> Round:
     return [*map(TextDelta, texts), ModelRound(0, "".join(texts), (), Finish.STOP, Usage(10, 5))]
 
 
-def asks(*calls: ToolCall, text: str = "") -> Round:
+def asks(*calls: ToolCall, text: str = "", reasoning: str = "") -> Round:
     """A round that asks for tools."""
+    thought = [ReasoningDelta(reasoning)] if reasoning else []
     said = [TextDelta(text)] if text else []
-    return [*said, ModelRound(0, text, calls, Finish.TOOL_CALLS, Usage(10, 5))]
+    return [*thought, *said, ModelRound(0, text, calls, Finish.TOOL_CALLS, Usage(10, 5), reasoning)]
 
 
 class ScriptedModel:
@@ -61,14 +67,14 @@ class ScriptedModel:
         self.rounds = list(rounds)
         self.requests: list[ModelRequest] = []
 
-    async def round(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelRound, None]:
+    async def round(self, request: ModelRequest) -> AsyncGenerator[ReasoningDelta | TextDelta | ModelRound, None]:
         self.requests.append(request)
         roles = [message["role"] for message in request.messages]
         of_turn = roles[len(roles) - roles[::-1].index("user") :]
         for part in self.rounds[of_turn.count("assistant")]:
             if isinstance(part, Exception):
                 raise part
-            if isinstance(part, TextDelta | ModelRound):
+            if isinstance(part, ReasoningDelta | TextDelta | ModelRound):
                 yield part
             else:
                 await part()
@@ -83,12 +89,15 @@ class ScriptedTools:
         self.users: list[str] = []
         self.before: Callable[[], Awaitable[None]] | None = None
 
-    def for_user(self, user_id: str) -> ToolSet:
+    def for_user(self, user_id: str) -> "ScriptedTools":
         self.users.append(user_id)
         return self
 
-    async def list(self) -> Sequence[Tool]:
-        return self.tools
+    def labels_for(self, agent: Agent) -> Collection[str]:
+        return agent.server_labels
+
+    async def list(self, selection: ToolSelection | None = None) -> Sequence[Tool]:
+        return [tool for tool in self.tools if selection is None or tool.server_label in selection.servers]
 
     async def call(self, tool: Tool, arguments: JsonObject, *, key: str) -> ToolResult:
         if self.before is not None:
@@ -202,6 +211,36 @@ class Bench:
         self.journal.accepted(job)
         return job
 
+    async def accept(
+        self,
+        *items: JsonObject,
+        conversation_id: UUID | None = None,
+        parent: Accepted | None = None,
+        agent: str = "todo",
+        **options: Any,
+    ) -> Accepted:
+        """A turn of wire items, with fields of the Response object."""
+        parsed = [_input_item(item) for item in items]
+        parent_id = None if parent is None else parent.job_id
+        turn = Turn(USER, parsed, agent, options, conversation_id=conversation_id, parent_job_id=parent_id)
+        job = await accept(self.turns.gateway, turn, AcceptLimits(open_jobs_max=1_000))
+        self.journal.accepted(job)
+        return job
+
+    async def write_back(self, job: Accepted) -> None:
+        """Store the end of a job that one attempt ran whole, as persistence does."""
+        events = self.journal.events[job.job_id][len(job.events) :]
+        chunk = JournalChunk(
+            job_id=job.job_id,
+            conversation_id=job.conversation_id,
+            attempt=1,
+            first_seq=len(job.events),
+            events=raw_events(events),
+            ended_as=JobStatus(self.journal.ends[job.job_id]),
+        )
+        async with self.turns.persistence.transaction(None) as db:
+            await write_batch(db, [Incoming(JournalChunks(chunks=[chunk]))])
+
     async def run(  # noqa: PLR0913 - what a test varies
         self,
         job: Accepted,
@@ -255,6 +294,19 @@ class Bench:
         """What `statement` gives for the job ($1)."""
         async with self.turns.persistence.transaction(None) as db:
             return await db.fetchval(statement, job.job_id)
+
+
+def said(text: str) -> JsonObject:
+    """A user's message, as an input item."""
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+
+
+def _input_item(item: JsonObject) -> InputItem:
+    kind = item["type"]
+    if kind == "message":
+        texts = [part["text"] for part in item["content"] if part.get("text")]
+        return InputItem(kind, item["role"], " ".join(texts), item["content"])
+    return InputItem(kind, item={"id": f"{kind}_1", **item})
 
 
 async def forever() -> None:

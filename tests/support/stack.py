@@ -208,6 +208,8 @@ def _environment(backends: Backends, first_ports: Mapping[str, int], variables: 
         "OPENAI_BASE_URL": f"http://{LOOPBACK}:{first_ports['demo-model']}/v1",
         "OPENAI_API_KEY": "demo",
         "MODEL": "demo",
+        # Tests count what the model is asked, and what the broker carries.
+        "CHAT_WORKER_TITLES_ENABLED": "false",
         "DEMO_MODEL_DIRECTIVES": "1",
         "DEMO_MODEL_DELAY_MS": "0",
         **variables,

@@ -23,6 +23,8 @@ from chat_worker.leases import Leases, StopReason
 from chat_worker.outgoing import Outgoing
 from chat_worker.runner import Runner, RunnerLimits, Worker
 from chat_worker.settings import ChatWorkerSettings
+from chat_worker.summaries import Summaries
+from chat_worker.titles import Titles
 from shared.agents import TASKS_SERVER
 from shared.db import Database
 from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
@@ -31,6 +33,7 @@ from shared.messaging import CONTROL, JOBS, Broker, Listener, Publisher, jobs_qu
 from shared.observability import get_logger
 from shared.supervision import supervised
 from shared.tokens import TASK_TOOLS_AUDIENCE, mint_tool_token
+from shared.tool_servers import ToolPolicy, ToolServersFile, tool_servers_or_exit
 
 log = get_logger()
 
@@ -68,6 +71,7 @@ class _Process:
 
 def create_app(settings: ChatWorkerSettings) -> AsgiFastStream:
     """The worker as an ASGI application, whose HTTP side is health only."""
+    tool_servers = tool_servers_or_exit(settings.tool_servers_file, "chat-worker", os.environ)
     worker_id = f"{platform.node()}.{os.getpid()}.{uuid7().hex[-8:]}"
     url = with_heartbeat(settings.rabbitmq_url.get_secret_value())
     consumer = _JobsBroker(
@@ -88,7 +92,7 @@ def create_app(settings: ChatWorkerSettings) -> AsgiFastStream:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with _open(settings, worker_id, consumer) as process:
+        async with _open(settings, worker_id, consumer, tool_servers) as process:
             app.context.set_global("runner", process.runner)
             opened.append(process)
             yield
@@ -132,7 +136,9 @@ class _JobsBroker(RabbitBroker):
 
 
 @asynccontextmanager
-async def _open(settings: ChatWorkerSettings, worker_id: str, consumer: RabbitBroker) -> AsyncIterator[_Process]:
+async def _open(
+    settings: ChatWorkerSettings, worker_id: str, consumer: RabbitBroker, tool_servers: ToolServersFile
+) -> AsyncIterator[_Process]:
     """Open everything, in the order of dependence; close it in reverse."""
     broker = Broker(
         settings.rabbitmq_url.get_secret_value(),
@@ -168,9 +174,15 @@ async def _open(settings: ChatWorkerSettings, worker_id: str, consumer: RabbitBr
         listener.start()
         stack.push_async_callback(listener.stop)
 
-        model = OpenAIModel(settings.openai_base_url, settings.openai_api_key.get_secret_value(), settings.model)
+        api_key, limits = settings.openai_api_key.get_secret_value(), settings.model_limits()
+        model = OpenAIModel(settings.openai_base_url, api_key, settings.model, limits=limits)
         stack.push_async_callback(model.close)
-        tools = await stack.enter_async_context(McpTools([_task_tools(settings)], settings.tool_client_limits()))
+        tools = await stack.enter_async_context(
+            McpTools([_task_tools(settings)], settings.tool_client_limits(), tool_servers.current)
+        )
+        titles = Titles(model, database, outgoing.send, settings.title_limits())
+        stack.push_async_callback(titles.stop)
+        summaries = Summaries(model, outgoing.send, settings.summary_limits(), settings.prompt_limits())
         runner = Runner(
             Worker(
                 database=database,
@@ -182,6 +194,8 @@ async def _open(settings: ChatWorkerSettings, worker_id: str, consumer: RabbitBr
                 limits=_runner_limits(settings),
                 turn_limits=settings.turn_limits(),
                 prompt_limits=settings.prompt_limits(),
+                summaries=summaries if settings.summaries_enabled else None,
+                titles=titles if settings.titles_enabled else None,
             )
         )
         watch = _watch_intake(runner, leases, publisher, settings)
@@ -193,7 +207,10 @@ async def _open(settings: ChatWorkerSettings, worker_id: str, consumer: RabbitBr
 def _task_tools(settings: ChatWorkerSettings) -> ToolServer:
     secret = settings.tool_token_secret.get_secret_value()
     return ToolServer(
-        TASKS_SERVER, settings.task_tools_url, lambda user_id: mint_tool_token(secret, user_id, TASK_TOOLS_AUDIENCE)
+        TASKS_SERVER,
+        settings.task_tools_url,
+        lambda user_id: mint_tool_token(secret, user_id, TASK_TOOLS_AUDIENCE),
+        policy=ToolPolicy(settings.task_tools_approval),
     )
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, TypeAlias
 
-from chat_worker.agent.values import ToolResult, ToolStarted, Usage
+from chat_worker.agent.values import HandedCall, ToolResult, ToolStarted, Usage
 from chat_worker.history import tool_error_to_wire
 from chat_worker.ledger import RecordedStep
 from chat_worker.outgoing import Lane
@@ -55,14 +55,18 @@ class AttemptJournal:
         self._unfinished = {(call.step, call.index): call for step in steps for call in step.unfinished()}
         if not self._is_begun:
             await self.lane.put([self._response.in_progress()])
-        items = list(self._items_of(steps))
-        for item in items[len(self._response.output) :]:
+        for item in self._untold(steps):
             await self.lane.put(item())
 
     async def tell_text(self, text: str) -> None:
         """The attempt's first text leaves at once: somebody waits for a sign of life."""
         is_first, self._is_silent = self._is_silent, False
         await self.lane.put(self._response.text(text), urgent=is_first)
+
+    async def tell_reasoning(self, text: str) -> None:
+        """As `tell_text`, of what the model thinks."""
+        is_first, self._is_silent = self._is_silent, False
+        await self.lane.put(self._response.reasoning(text), urgent=is_first)
 
     async def tell_abandon(self) -> None:
         """Close what is open, as this attempt will not finish it."""
@@ -94,21 +98,52 @@ class AttemptJournal:
         self._unfinished.pop((started.step, started.index), None)
         call = started.call
         return self._response.open_mcp_call(
-            new_wire_id(Prefix.MCP_CALL), started.server_label, call.name, call.arguments
+            new_wire_id(Prefix.MCP_CALL), started.server_label, call.name, call.arguments, started.approval_request_id
         )
 
     def close_call(self, result: ToolResult) -> list[Event]:
         error = None if result.error is None else tool_error_to_wire(result.error)
         return self._response.close_mcp_call(result.output, error)
 
-    def _items_of(self, steps: Sequence[RecordedStep]) -> Iterator[_Item]:
-        """The items that the recorded steps make, in the order in which they are told."""
+    def hand_over(self, handed: HandedCall) -> list[Event]:
+        """A call that is the client's: to make, or to allow."""
+        call = handed.call
+        if handed.server_label is None:
+            item_id = new_wire_id(Prefix.FUNCTION_CALL)
+            return self._response.function_call(item_id, call.call_id, call.name, call.arguments)
+        item_id = new_wire_id(Prefix.APPROVAL_REQUEST)
+        return self._response.approval_request(item_id, handed.server_label, call.name, call.arguments)
+
+    def _untold(self, steps: Sequence[RecordedStep]) -> Iterator[_Item]:
+        """The items of the recorded steps that are not told whole.
+
+        Reasoning does not count: it is told whole before its round is recorded, so there may be more of it, told by an
+        attempt that died then. What is told last stands for that of the round which goes on behind it.
+        """
+        output = self._response.output
+        told_count = sum(item["type"] != "reasoning" for item in output)
+        is_reasoning_told = bool(output) and output[-1]["type"] == "reasoning"
         for step in steps:
-            if step.round.text:
-                yield partial(self._message, step.round.text)
-            for index, finished in sorted(step.finished.items()):
-                started = ToolStarted(step.round.step, index, step.round.calls[index], finished.server_label)
-                yield partial(self._call, started, finished.result)
+            items = list(self._items_of(step))
+            of_step = min(told_count, len(items))
+            told_count -= of_step
+            if step.round.reasoning and not of_step and not is_reasoning_told:
+                yield partial(self._reasoning, step.round.reasoning)
+            if of_step < len(items):
+                is_reasoning_told = False
+            yield from items[of_step:]
+
+    def _items_of(self, step: RecordedStep) -> Iterator[_Item]:
+        """The items that a recorded step makes, but for its reasoning, in the order in which they are told."""
+        if step.round.text:
+            yield partial(self._message, step.round.text)
+        for index, result in sorted(step.results.items()):
+            yield partial(self._call, step.started[index], result)
+        for _, handed in sorted(step.handed.items()):
+            yield partial(self.hand_over, handed)
+
+    def _reasoning(self, text: str) -> list[Event]:
+        return [*self._response.reasoning(text), *self._response.close_message()]
 
     def _message(self, text: str) -> list[Event]:
         return [*self._response.text(text), *self._response.close_message()]

@@ -12,7 +12,16 @@ from uuid import UUID
 
 import msgspec
 
-from chat_worker.agent.values import JsonObject, ModelRound, PastStep, ToolFinished, ToolResult, ToolStarted
+from chat_worker.agent.values import (
+    HandedCall,
+    HandedOver,
+    JsonObject,
+    ModelRound,
+    PastStep,
+    ToolFinished,
+    ToolResult,
+    ToolStarted,
+)
 from chat_worker.leases import Stopped, StopReason
 from shared.db import Database
 from shared.faults import sabotaged
@@ -32,21 +41,25 @@ class Row:
     data: JsonObject
 
     @classmethod
-    def of(cls, happening: ModelRound | ToolStarted | ToolFinished) -> "Row":
+    def all_of(cls, happening: ModelRound | ToolStarted | ToolFinished | HandedOver) -> "list[Row]":
+        """The rows that record what happened."""
         match happening:
             case ModelRound(step=step):
-                return cls(step, _Kind.MODEL, 0, msgspec.to_builtins(happening))
-            case ToolStarted(step=step, index=index, server_label=label):
-                return cls(step, _Kind.INTENT, index, {"server_label": label})
-            case ToolFinished(step=step, index=index):
-                finished = FinishedCall(happening.server_label, happening.result)
-                return cls(step, _Kind.RESULT, index, msgspec.to_builtins(finished))
+                return [cls(step, _Kind.MODEL, 0, msgspec.to_builtins(happening))]
+            case ToolStarted(step=step, index=index, server_label=label, approval_request_id=request_id):
+                data = {"server_label": label, "approval_request_id": request_id}
+                return [cls(step, _Kind.INTENT, index, data)]
+            case ToolFinished(step=step, index=index, server_label=label, result=result):
+                return [cls(step, _Kind.RESULT, index, {"server_label": label, "result": msgspec.to_builtins(result)})]
+            case HandedOver(step=step, calls=calls):
+                return [cls(step, _Kind.RESULT, call.index, {"server_label": call.server_label}) for call in calls]
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedCall:
-    server_label: str
-    result: ToolResult
+class _Result(msgspec.Struct):
+    """How a call came to its end: with a result, or by being the client's."""
+
+    server_label: str | None
+    result: ToolResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +68,15 @@ class RecordedStep:
 
     round: ModelRound
     started: Mapping[int, ToolStarted] = field(default_factory=dict)
-    finished: Mapping[int, FinishedCall] = field(default_factory=dict)
+    results: Mapping[int, ToolResult] = field(default_factory=dict)
+    handed: Mapping[int, HandedCall] = field(default_factory=dict)
 
     def to_past(self) -> PastStep:
-        results = {index: call.result for index, call in self.finished.items()}
-        return PastStep(self.round, frozenset(self.started), results)
+        return PastStep(self.round, frozenset(self.started), self.results, frozenset(self.handed))
 
     def unfinished(self) -> list[ToolStarted]:
         """Calls that were started and have no result, in order."""
-        return [call for index, call in sorted(self.started.items()) if index not in self.finished]
+        return [call for index, call in sorted(self.started.items()) if index not in self.results]
 
 
 async def record(database: Database, user_id: str, job_id: UUID, attempt: int, rows: Sequence[Row]) -> None:
@@ -111,14 +124,19 @@ async def read(database: Database, user_id: str, job_id: UUID) -> list[RecordedS
 
 def _recorded(rows: Sequence[Any]) -> RecordedStep:
     [round_] = [msgspec.convert(row["data"], ModelRound) for row in rows if row["kind"] == _Kind.MODEL]
+    ends = {row["index"]: msgspec.convert(row["data"], _Result) for row in rows if row["kind"] == _Kind.RESULT}
     return RecordedStep(
         round=round_,
         started={row["index"]: _started(round_, row) for row in rows if row["kind"] == _Kind.INTENT},
-        finished={
-            row["index"]: msgspec.convert(row["data"], FinishedCall) for row in rows if row["kind"] == _Kind.RESULT
+        results={index: end.result for index, end in ends.items() if end.result is not None},
+        handed={
+            index: HandedCall(index, round_.calls[index], end.server_label)
+            for index, end in ends.items()
+            if end.result is None
         },
     )
 
 
 def _started(round_: ModelRound, row: Any) -> ToolStarted:
-    return ToolStarted(round_.step, row["index"], round_.calls[row["index"]], row["data"]["server_label"])
+    index, data = row["index"], row["data"]
+    return ToolStarted(round_.step, index, round_.calls[index], data["server_label"], data.get("approval_request_id"))

@@ -10,9 +10,9 @@ Then nothing is undone and nothing is said to have failed: the next attempt goes
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Literal, Protocol, TypeAlias, TypeVar, assert_never
@@ -20,26 +20,32 @@ from uuid import UUID
 
 from chat_worker import history, ledger
 from chat_worker.agent.loop import CLOSING_TEXTS, Turn, TurnLimits, TurnSettings, run_turn
-from chat_worker.agent.prompt import Instructions, PromptLimits, build_prompt, shorter_prompts
+from chat_worker.agent.prompt import Instructions, PromptLimits, build_prompt, shorter_prompts, too_long
+from chat_worker.agent.selection import ToolSelection
 from chat_worker.agent.values import (
     End,
+    FunctionTool,
+    HandedOver,
     JsonObject,
     Model,
     ModelRound,
+    ReasoningDelta,
     TextDelta,
     Tool,
     ToolFinished,
+    ToolRef,
     ToolResult,
-    ToolSet,
     ToolStarted,
     TurnEnded,
     Usage,
 )
-from chat_worker.history import HistoryLimits
+from chat_worker.history import History, HistoryLimits
 from chat_worker.journal import AttemptJournal, Ended
 from chat_worker.leases import Lease, Leases, Stopped, StopReason
 from chat_worker.ledger import RecordedStep, Row
 from chat_worker.outgoing import Outgoing
+from chat_worker.summaries import Summaries
+from chat_worker.titles import Opening, Titles
 from shared.agents import AGENTS, Agent
 from shared.contracts import JobReady, JobReleased, ResumeReply
 from shared.db import Database
@@ -73,10 +79,20 @@ class RunnerLimits:
     history: HistoryLimits
 
 
-class UserTools(Protocol):
-    """Every tool there is, to be used as one user."""
+class SelectableTools(Protocol):
+    """As `values.ToolSet`, of the selected servers only."""
 
-    def for_user(self, user_id: str) -> ToolSet: ...
+    async def list(self, selection: ToolSelection | None = None) -> Sequence[Tool]: ...
+
+    async def call(self, tool: Tool, arguments: JsonObject, *, key: str) -> ToolResult: ...
+
+
+class UserTools(Protocol):
+    """Every tool there is, to be used as one user, and the servers whose tools an agent may use."""
+
+    def for_user(self, user_id: str) -> SelectableTools: ...
+
+    def labels_for(self, agent: Agent) -> Collection[str]: ...
 
 
 class Resumer(Protocol):
@@ -85,7 +101,7 @@ class Resumer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """What attempts work with; one per process."""
+    """What attempts work with; one per process. Without `summaries` or `titles`, none are made."""
 
     database: Database
     leases: Leases
@@ -96,6 +112,8 @@ class Worker:
     limits: RunnerLimits
     turn_limits: TurnLimits
     prompt_limits: PromptLimits
+    summaries: Summaries | None = None
+    titles: Titles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +229,11 @@ class Left:
 
 
 Outcome: TypeAlias = Ended | Released | Left
+_Told: TypeAlias = TextDelta | ReasoningDelta | ModelRound | ToolStarted | ToolFinished | HandedOver
 
 _ENDS: Mapping[End, Ended] = {
     End.ANSWERED: Ended(JobStatus.COMPLETED, is_whole=True),
+    End.HANDED_OVER: Ended(JobStatus.COMPLETED),
     End.LENGTH: Ended(JobStatus.INCOMPLETE, incomplete_reason="max_output_tokens"),
     End.CONTENT_FILTER: Ended(JobStatus.INCOMPLETE, incomplete_reason="content_filter"),
     # The wire has no word for our own limits; the last message says it.
@@ -226,6 +246,7 @@ _WIRE_CODES: Mapping[str, Literal["rate_limit_exceeded", "invalid_prompt"]] = {
     "model_content_filter": "invalid_prompt",
     "context_length_exceeded": "invalid_prompt",
 }
+_CHARS_PER_TOKEN = 4
 _EXHAUSTED = "The answer was begun {} times and never came to its end."
 
 
@@ -239,6 +260,11 @@ class _Attempt:
             self._journal = _open_journal(worker.outgoing, claim, next_seq=claim.next_seq)
         self._unrecorded: ModelRound | None = None
         self._usage = Usage()
+        self._cut_token_count = 0  # told of a round that has not ended: an estimate
+        self._asked_token_count = 0  # of the prompt; estimated, until the endpoint says it
+        self._summary_usage = Usage()  # of what was made before the first round
+        self._question: str | None = None  # where it is the conversation's first
+        self._answer = ""
         self._step_count = 0
         self._call_count = 0
 
@@ -250,6 +276,8 @@ class _Attempt:
         try:
             outcome = await self._outcome()
             verdict = await self._carry_out(outcome)
+            if verdict is Verdict.SETTLED:
+                self._suggest_title(outcome)
             return verdict
         finally:
             if self._journal is not None:
@@ -326,50 +354,88 @@ class _Attempt:
 
     async def _turn(self, agent: Agent, steps: Sequence[RecordedStep]) -> Turn:
         worker, claim = self._worker, self._claim
+        must_be_whole = claim.request["truncation"] == "disabled"
         told = await self._patiently(
-            lambda: history.read(worker.database, claim.user_id, claim.job_id, worker.limits.history)
+            lambda: history.read(
+                worker.database, claim.user_id, claim.job_id, worker.limits.history, with_summary=not must_be_whole
+            )
         )
         self._usage = sum((step.round.usage for step in steps), Usage())
+        self._question = told.question if told.is_first else None
         instructions = Instructions(agent.instructions, datetime.now(UTC).date(), claim.request["instructions"])
-        prompt = build_prompt(instructions, told.past, told.current, worker.prompt_limits)
+        if must_be_whole and told.is_cut:
+            raise too_long()
+        if not must_be_whole:
+            told = await self._fitted(told, instructions)
+        instructions = replace(instructions, summary=told.summary_text)
+        prompt = build_prompt(instructions, told.past, told.current, worker.prompt_limits, must_be_whole=must_be_whole)
+        if prompt.dropped_turn_count or told.is_cut:
+            log.info("oldest_turns_left_out", turn_count=prompt.dropped_turn_count, are_more_unread=told.is_cut)
+        self._asked_token_count = prompt.token_count
         shorter = shorter_prompts(instructions, told.past, told.current, worker.prompt_limits)
         return Turn(
             job_key=claim.job_id.hex,
             messages=prompt.messages,
-            shorter=(prompt.messages for prompt in shorter),
+            shorter=() if must_be_whole else (prompt.messages for prompt in shorter),
+            functions=_functions(claim.request),
+            approvals=told.approvals,
             past=[step.to_past() for step in steps],
             settings=turn_settings(claim.request),
             limits=worker.turn_limits,
         )
 
+    async def _fitted(self, told: History, instructions: Instructions) -> History:
+        """`told`, with its oldest turns summarised where they leave no room for the others, if that can be done."""
+        if self._worker.summaries is None:
+            return told
+        fitted = await self._worker.summaries.fit(told, instructions, self._claim.conversation_id, self._claim.user_id)
+        self._summary_usage = fitted.usage
+        return fitted.history
+
+    def _suggest_title(self, outcome: Outcome) -> None:
+        is_completed = isinstance(outcome, Ended) and outcome.status is JobStatus.COMPLETED
+        if self._worker.titles is None or self._question is None or not is_completed:
+            return
+        claim = self._claim
+        self._worker.titles.suggest(Opening(claim.conversation_id, claim.user_id, self._question, self._answer))
+
     async def _run_loop(self, turn: Turn, agent: Agent, journal: AttemptJournal) -> Outcome:
-        tools = _AllowedTools(self._worker.tools.for_user(self._claim.user_id), agent.server_labels)
-        async with aclosing(run_turn(turn, self._worker.model, tools)) as happenings:
+        worker, claim = self._worker, self._claim
+        selection = ToolSelection.of_request(claim.request["tools"], worker.tools.labels_for(agent))
+        tools = _SelectedTools(worker.tools.for_user(claim.user_id), selection)
+        async with aclosing(run_turn(turn, worker.model, tools)) as happenings:
             async for happening in happenings:
                 if isinstance(happening, TurnEnded):
-                    self._usage = happening.usage
+                    self._usage, self._cut_token_count = happening.usage, 0
                     return _ENDS[happening.end]
                 await self._take(happening, journal)
         raise AssertionError("the loop ended without TurnEnded")
 
-    async def _take(self, happening: TextDelta | ModelRound | ToolStarted | ToolFinished, to: AttemptJournal) -> None:
+    async def _take(self, happening: _Told, to: AttemptJournal) -> None:
         """Record what happened, then tell of it; only then the loop goes on.
 
-        A round is recorded together with the intent to make its first call, which follows at once. One without calls
-        is the turn's end and needs no record: it is told whole with the end, or not at all.
+        A round is recorded together with the intent to make its first call, which follows at once, or with handing
+        over those that are the client's. One without calls is the turn's end and needs no record: it is told whole with
+        the end, or not at all.
         """
         match happening:
             case TextDelta(text=text):
+                self._cut_token_count += _estimated_tokens(text)
                 await to.tell_text(text)
                 reach("worker.mid_text")
+            case ReasoningDelta(text=text):
+                self._cut_token_count += _estimated_tokens(text)
+                await to.tell_reasoning(text)
             case ModelRound():
                 self._step_count += 1
+                self._answer = happening.text
                 self._usage += happening.usage
+                self._cut_token_count = 0
+                self._asked_token_count = happening.usage.input_tokens or self._asked_token_count
                 self._unrecorded = happening if happening.calls else None
             case ToolStarted():
                 self._call_count += 1
-                round_, self._unrecorded = self._unrecorded, None
-                await self._record(*([happening] if round_ is None else [round_, happening]))
+                round_ = await self._record_with_round(happening)
                 reach("worker.after_intent")
                 told = to.close_message() if round_ else []
                 await to.lane.put(told + to.open_call(happening), urgent=True)
@@ -377,9 +443,19 @@ class _Attempt:
                 reach("worker.after_tool")
                 await self._record(happening)
                 await to.lane.put(to.close_call(result))
+            case HandedOver(calls=calls):
+                round_ = await self._record_with_round(happening)
+                told = to.close_message() if round_ else []
+                await to.lane.put(told + [event for call in calls for event in to.hand_over(call)])
 
-    async def _record(self, *happenings: ModelRound | ToolStarted | ToolFinished) -> None:
-        claim, rows = self._claim, [Row.of(happening) for happening in happenings]
+    async def _record_with_round(self, happening: ToolStarted | HandedOver) -> ModelRound | None:
+        """Record what is to happen, and its round if that is not recorded yet: returns it then."""
+        round_, self._unrecorded = self._unrecorded, None
+        await self._record(*([happening] if round_ is None else [round_, happening]))
+        return round_
+
+    async def _record(self, *happenings: ModelRound | ToolStarted | ToolFinished | HandedOver) -> None:
+        claim, rows = self._claim, [row for happening in happenings for row in Row.all_of(happening)]
         await self._patiently(
             lambda: ledger.record(self._worker.database, claim.user_id, claim.job_id, claim.attempt, rows)
         )
@@ -420,7 +496,7 @@ class _Attempt:
                 match outcome:
                     case Ended():
                         assert self._journal is not None
-                        await self._journal.end(outcome, self._usage)
+                        await self._journal.end(outcome, self._spent())
                         await self._journal.lane.flushed()
                         reach("worker.after_flush")
                         return Verdict.SETTLED
@@ -432,6 +508,11 @@ class _Attempt:
         except TimeoutError:
             log.warning("end_unconfirmed")
             return Verdict.RETURNED
+
+    def _spent(self) -> Usage:
+        """What the turn cost, as far as it is known; a round that was cut is estimated."""
+        spent = self._summary_usage + self._usage
+        return spent + Usage(self._asked_token_count, self._cut_token_count) if self._cut_token_count else spent
 
     async def _release(self, released: Released) -> None:
         if self._journal is not None:
@@ -456,45 +537,91 @@ def _open_journal(
     return AttemptJournal(response, lane, accepted_event_count=2 if claim.request["background"] else 1)
 
 
-class _AllowedTools:
+class _SelectedTools:
     """The tools of some servers."""
 
-    def __init__(self, tools: ToolSet, server_labels: frozenset[str]) -> None:
+    def __init__(self, tools: SelectableTools, selection: ToolSelection) -> None:
         self._tools = tools
-        self._server_labels = server_labels
+        self._selection = selection
 
     async def list(self) -> Sequence[Tool]:
-        if not self._server_labels:
-            return ()
-        return [tool for tool in await self._tools.list() if tool.server_label in self._server_labels]
+        return await self._tools.list(self._selection) if self._selection.servers else ()
 
     async def call(self, tool: Tool, arguments: JsonObject, *, key: str) -> ToolResult:
         return await self._tools.call(tool, arguments, key=key)
 
 
 def turn_settings(request: JsonObject) -> TurnSettings:
-    """What the client asked for. The accepted response names a default where it asked for nothing, so 1 means that."""
+    """What the client asked for.
+
+    The accepted response names a default where it asked for nothing, so 1 means that, and 0 for penalties. What only
+    the vendor's own platform knows (`service_tier`, `prompt_cache_key`, `safety_identifier`, `user`) is not passed on:
+    other endpoints refuse a request for it.
+    """
+    choice, allowed = _tool_choice(request["tool_choice"])
     return TurnSettings(
-        tool_choice=_tool_choice(request["tool_choice"]),
+        tool_choice=choice,
+        allowed=allowed,
         temperature=None if request["temperature"] == 1 else request["temperature"],
         top_p=None if request["top_p"] == 1 else request["top_p"],
         output_token_count_max=request["max_output_tokens"],
         call_count_max=request["max_tool_calls"],
         parallel_tool_calls=request["parallel_tool_calls"],
+        parameters=_parameters(request),
     )
 
 
-def _tool_choice(choice: str | JsonObject) -> str | JsonObject:
-    """The choice as chat completions want it."""
+def _parameters(request: JsonObject) -> JsonObject:
+    text, reasoning = request.get("text") or {}, request.get("reasoning") or {}
+    parameters = {
+        "response_format": _response_format(text.get("format") or {}),
+        "verbosity": text.get("verbosity"),
+        "reasoning_effort": reasoning.get("effort"),
+        "frequency_penalty": request.get("frequency_penalty") or None,
+        "presence_penalty": request.get("presence_penalty") or None,
+    }
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def _response_format(text_format: JsonObject) -> JsonObject | None:
+    match text_format.get("type"):
+        case "json_object":
+            return {"type": "json_object"}
+        case "json_schema":
+            names = ("name", "description", "schema", "strict")
+            schema = {name: text_format[name] for name in names if text_format.get(name) is not None}
+            return {"type": "json_schema", "json_schema": schema}
+        case _:
+            return None
+
+
+def _tool_choice(choice: str | JsonObject) -> tuple[str | ToolRef, tuple[ToolRef, ...] | None]:
+    """What the model must call, and the only tools that it may be offered."""
     match choice:
         case str():
-            return choice
-        case {"type": "function" | "mcp", "name": str(name)}:
-            return {"type": "function", "function": {"name": name}}
-        case {"type": "allowed_tools", "mode": str(mode)}:
-            return mode
+            return choice, None
+        case {"type": "function" | "mcp"}:
+            return _ref(choice), None
+        case {"type": "allowed_tools", "mode": str(mode), "tools": list(tools)}:
+            return mode, tuple(map(_ref, tools))
         case _:
-            return "auto"
+            return "auto", None
+
+
+def _ref(tool: JsonObject) -> ToolRef:
+    return ToolRef(tool.get("name"), tool.get("server_label"))
+
+
+def _functions(request: JsonObject) -> list[FunctionTool]:
+    return [
+        FunctionTool(tool["name"], tool.get("description"), tool.get("parameters"), tool.get("strict"))
+        for tool in request["tools"]
+        if tool["type"] == "function"
+    ]
+
+
+def _estimated_tokens(text: str) -> int:
+    return -(-len(text) // _CHARS_PER_TOKEN)
 
 
 def _failure(error: ParleyError) -> Failure:

@@ -7,35 +7,82 @@ from typing import Any
 
 import msgspec
 
-from demo_model import dialogue
-from demo_model.completions import Reply, calls_reply, numbered_reply, text_reply
-from demo_model.dialogue import Call, Say
+from demo_model import attachments, chores, dialogue, functions
+from demo_model.completions import Reply, calls_reply, numbered_reply, text_reply, thought_over
+from demo_model.conversation import Done, turns_of
+from demo_model.dialogue import Call, Calls, Say
 from demo_model.knobs import Knobs
+from demo_model.schemas import least_value
 from demo_model.wire import ChatRequest, Message, RequestError, Tool
 
 _TODAY = re.compile(r"\btoday(?:'s\s+date)?\s+is\s+(?:[a-z]+,?\s+)?(\d{4}-\d{2}-\d{2})\b", re.IGNORECASE)
+_WORDS_THOUGHT = {"low": 8, "medium": 16, "high": 32}
 _BAD_JSON = '{"title": "buy mil'
 
 
 def answer(request: ChatRequest, knobs: Knobs, today: date) -> Reply:
     """The reply to a request without directives. Raises `RequestError` for a `tool_choice` that cannot be."""
+    reply = _answer(request, knobs, today)
+    if knobs.reasoning is not None:
+        return thought_over(reply, knobs.reasoning)
+    return thought_over(reply, _WORDS_THOUGHT.get(request.reasoning_effort or "", 0))
+
+
+def _answer(request: ChatRequest, knobs: Knobs, today: date) -> Reply:
     tools, required = _allowed_tools(request)
     if knobs.tokens is not None:
         return numbered_reply(knobs.tokens)
     if knobs.echo:
         return text_reply(last_user_text(request.messages))
-    today = stated_day(request.messages) or today
-    if required and len(tools) == 1:
-        move: dialogue.Move = dialogue.forced_move(request.messages, tools[0], today)
-    else:
-        move = dialogue.next_move(request.messages, tools, today)
-        if required and isinstance(move, Say):
-            listing = next((tool for tool in tools if tool.function.name == "list_tasks"), tools[0])
-            move = dialogue.forced_move(request.messages, listing, today)
+    if (done := chores.answer(request.messages)) is not None:
+        return text_reply(done)
+    move = _move(request, knobs, tools, required=required, today=stated_day(request.messages) or today)
     if isinstance(move, Say):
-        return text_reply(move.text)
+        return text_reply(_formatted(move.text, request.response_format))
     calls = move.calls[:1] if request.parallel_tool_calls is False else move.calls
     return calls_reply((call.name, _arguments(call)) for call in calls)
+
+
+def _move(request: ChatRequest, knobs: Knobs, tools: list[Tool], *, required: bool, today: date) -> dialogue.Move:
+    made = _made_in_turn(request.messages)
+    if knobs.call:
+        asked = tuple(Call(name, knobs.args) for name in knobs.call.split(","))
+        return Say(functions.answer_from(made)) if made else Calls(asked)
+    if required and len(tools) == 1:
+        return dialogue.forced_move(request.messages, tools[0], today)
+    move = _free_move(request.messages, made, tools, today)
+    if required and isinstance(move, Say):
+        listing = next((tool for tool in tools if tool.function.name == "list_tasks"), tools[0])
+        return dialogue.forced_move(request.messages, listing, today)
+    return move
+
+
+def _free_move(messages: Sequence[Message], made: Sequence[Done], tools: list[Tool], today: date) -> dialogue.Move:
+    if results := functions.results_of_others(made):
+        return Say(functions.answer_from(results))
+    move = dialogue.next_move(messages, tools, today)
+    if not isinstance(move, Say):
+        return move
+    if calls := functions.calls_for(last_user_text(messages), tools):
+        return Calls(calls)
+    seen = attachments.described(messages)
+    return move if seen is None else Say(seen)
+
+
+def _made_in_turn(messages: Sequence[Message]) -> list[Done]:
+    turns = turns_of(messages)
+    return turns[-1].done if turns else []
+
+
+def _formatted(text: str, response_format: dict[str, Any] | None) -> str:
+    """The text as the format wants it: the least value of a schema, or an object around the text."""
+    match response_format:
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            return msgspec.json.encode(least_value(schema)).decode()
+        case {"type": "json_object"}:
+            return msgspec.json.encode({"answer": text}).decode()
+        case _:
+            return text
 
 
 def spoiled(reply: Reply, fault: str, request: ChatRequest) -> Reply:

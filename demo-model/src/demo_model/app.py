@@ -343,7 +343,8 @@ def _without_directives(request: ChatRequest) -> tuple[ChatRequest, list[str]]:
             messages.append(message)
             continue
         text, directives = split_directives(message.text)
-        messages.append(msgspec.structs.replace(message, content=text))
+        parts = [{"type": "text", "text": text}, *message.attachments]
+        messages.append(msgspec.structs.replace(message, content=parts if message.attachments else text))
     return msgspec.structs.replace(request, messages=messages), directives
 
 

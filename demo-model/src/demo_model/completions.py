@@ -18,6 +18,7 @@ from demo_model.wire import ChatRequest
 
 _PIECE = re.compile(r"\s*\S+(?:\s+\Z)?|\s+\Z")
 _FINGERPRINT = "fp_parley_demo"
+_TOKENS_PER_ATTACHMENT = 85  # as the real API counts a small image
 DONE = b"data: [DONE]\n\n"
 
 
@@ -30,11 +31,15 @@ class SentCall:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer cut into tokens: of a text, or of the arguments of tool calls. `pieces` may be endless."""
+    """An answer cut into tokens: of a text, or of the arguments of tool calls. `pieces` may be endless.
+
+    `reasoning` comes before it and is paid for as part of it.
+    """
 
     pieces: Iterable[str] = ()
     calls: tuple[SentCall, ...] = ()
     finish: str = "stop"
+    reasoning: Sequence[str] = ()
 
 
 def text_reply(text: str) -> Reply:
@@ -46,6 +51,11 @@ def numbered_reply(tokens: int | None) -> Reply:
     numbers = itertools.count() if tokens is None else range(tokens)
     words = (f" w{number}" if number else "w0" for number in numbers)
     return Reply(words if tokens is None else list(words))
+
+
+def thought_over(reply: Reply, words: int) -> Reply:
+    """The reply, with that many numbered words of reasoning before it: "r0 r1 r2 …"."""
+    return replace(reply, reasoning=[f" r{number}" if number else "r0" for number in range(words)])
 
 
 def calls_reply(calls: Iterable[tuple[str, str]]) -> Reply:
@@ -63,6 +73,9 @@ def limited(reply: Reply, tokens_max: int | None) -> Reply:
     """The reply cut after `tokens_max` tokens, with finish_reason "length" if anything was cut off."""
     if tokens_max is None:
         return reply
+    if len(reply.reasoning) >= tokens_max:
+        return Reply(reasoning=reply.reasoning[:tokens_max], finish="length")
+    tokens_max -= len(reply.reasoning)
     if reply.calls:
         return _limited_calls(reply, tokens_max)
     pieces = list(itertools.islice(reply.pieces, tokens_max + 1))
@@ -81,8 +94,9 @@ def _limited_calls(reply: Reply, tokens_max: int) -> Reply:
 
 
 def prompt_tokens(request: ChatRequest) -> int:
-    """The words of all messages, of the calls in them and of the tools offered."""
+    """The words of all messages, of the calls in them and of the tools offered; some for each image and file."""
     count = sum(len(message.text.split()) for message in request.messages)
+    count += sum(_TOKENS_PER_ATTACHMENT * len(message.attachments) for message in request.messages)
     for message in request.messages:
         count += sum(len(call.function.arguments.split()) + 1 for call in message.tool_calls or ())
     for tool in request.tools or ():
@@ -106,7 +120,9 @@ class Framing:
         self._after = b',"logprobs":null,"finish_reason":null}]' + usage + b"}\n\n"
         self._before_text = self._before + b'{"content":'
         self._after_text = b"}" + self._after
+        self._before_thought = self._before + b'{"reasoning_content":'
         self._head, self._usage = head, usage
+        self._reasoning_count = 0
 
     def first(self, reply: Reply) -> bytes:
         """The chunk that names the role."""
@@ -116,6 +132,9 @@ class Framing:
     def deltas(self, reply: Reply) -> Iterator[bytes]:
         """A frame per token; that of a call's first token is preceded by the call's id and name."""
         before, after, encode = self._before_text, self._after_text, msgspec.json.encode
+        for piece in reply.reasoning:
+            self._reasoning_count += 1
+            yield self._before_thought + encode(piece) + after
         for piece in reply.pieces:
             yield before + encode(piece) + after
         for index, call in enumerate(reply.calls):
@@ -153,7 +172,10 @@ class Framing:
         message: dict[str, Any] = {"role": "assistant", "content": "".join(pieces), "refusal": None, "annotations": []}
         if reply.calls:
             message |= {"content": None, "tool_calls": [_whole_call(call) for call in reply.calls]}
-        tokens = len(pieces) + sum(len(call.pieces) for call in reply.calls)
+        if reply.reasoning:
+            message["reasoning_content"] = "".join(reply.reasoning)
+        self._reasoning_count = len(reply.reasoning)
+        tokens = len(reply.reasoning) + len(pieces) + sum(len(call.pieces) for call in reply.calls)
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
         return msgspec.json.encode(
             self._header("chat.completion") | {"choices": [choice], "usage": self._spent(tokens)}
@@ -180,7 +202,7 @@ class Framing:
             "total_tokens": prompt + tokens,
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
             "completion_tokens_details": {
-                "reasoning_tokens": 0,
+                "reasoning_tokens": self._reasoning_count,
                 "audio_tokens": 0,
                 "accepted_prediction_tokens": 0,
                 "rejected_prediction_tokens": 0,

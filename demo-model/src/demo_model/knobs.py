@@ -9,7 +9,10 @@ import re
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 from urllib.parse import parse_qsl
+
+import msgspec
 
 from demo_model.wire import RequestError
 
@@ -33,10 +36,12 @@ FAULTS = {
     "content_filter": "the answer ends after `fault_after` deltas (default 3) with finish_reason content_filter",
 }  # besides: a status from 400 to 599, as the response or, with `fault_after`, as an error event in the stream
 
-_DIRECTIVE = re.compile(r"\s*\[\[demo:([^\]]*)\]\]\s*", re.IGNORECASE)
+_DIRECTIVE = re.compile(r"\s*\[\[demo:(.*?)\]\](?!\])\s*", re.IGNORECASE | re.DOTALL)
+_ARGUMENTS = "args="
 _HEADER_PREFIX = "x-demo-"
 _INTEGERS = {
     "tokens": TOKENS_MAX,
+    "reasoning": TOKENS_MAX,
     "first_delay_ms": DELAY_MS_MAX,
     "delay_ms": DELAY_MS_MAX,
     "fault_after": COUNT_MAX,
@@ -49,11 +54,16 @@ _INTEGERS = {
 class Knobs:
     """Settings of one request. `tokens`: answer with that many numbered words; `echo`: with the user's message.
 
+    `call`: ask for this tool, or for these (`a,b`), with the JSON object `args` (last in a directive: it may have
+    spaces), then tell what they answered. `reasoning`: think that many words before the answer.
     `fault_times`: only the first so many requests with this `key` fail. `retry_after` is in seconds.
     """
 
     tokens: int | None = None
     echo: bool = False
+    call: str = ""
+    args: str = "{}"
+    reasoning: int | None = None
     first_delay_ms: int = 0
     delay_ms: int | None = None
     fault: str | None = None
@@ -78,9 +88,12 @@ def read_knobs(model: str, headers: Mapping[str, str], directives: Iterable[str]
         if name.startswith(_HEADER_PREFIX):
             said[name.removeprefix(_HEADER_PREFIX).replace("-", "_")] = value
     for directive in directives:
-        for word in directive.split():
+        words, has_arguments, arguments = directive.partition(_ARGUMENTS)
+        for word in words.split():
             name, _, value = word.partition("=")
             said[name] = value
+        if has_arguments:
+            said["args"] = arguments.strip()
     return _checked(said)
 
 
@@ -164,6 +177,8 @@ def _value(name: str, value: str) -> int | str | bool:
         if not (re.fullmatch(r"[0-9]{1,9}", value) and int(value) <= _INTEGERS[name]):
             raise RequestError(f"The knob '{name}' wants a number from 0 to {_INTEGERS[name]}.", name)
         return int(value)
+    if name == "args":
+        return _object(value)
     if name == "echo":
         return value.lower() not in {"0", "false", "no"}
     if name == "fault" and value not in FAULTS and not re.fullmatch(r"[45]\d\d", value):
@@ -171,3 +186,11 @@ def _value(name: str, value: str) -> int | str | bool:
             f"There is no fault '{value}'. Known are: {', '.join(FAULTS)}, or a status from 400 to 599.", name
         )
     return value[:KEY_LENGTH_MAX]
+
+
+def _object(text: str) -> str:
+    try:
+        msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RequestError("The knob 'args' wants a JSON object.", "args") from error
+    return text

@@ -23,10 +23,16 @@ class Message(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The content's text; other parts (images, audio) are not seen."""
+        """The content's text, without its images and files."""
         if isinstance(self.content, list):
             return "\n".join(str(part.get("text", "")) for part in self.content if part.get("type") == "text")
         return self.content or ""
+
+    @property
+    def attachments(self) -> list[dict[str, Any]]:
+        """The content's images and files, as they are."""
+        parts = self.content if isinstance(self.content, list) else ()
+        return [part for part in parts if part.get("type") in {"image_url", "file"}]
 
 
 class ToolFunction(msgspec.Struct, frozen=True):
@@ -52,6 +58,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = True
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = 1

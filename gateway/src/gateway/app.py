@@ -9,14 +9,30 @@ from fastapi import FastAPI
 
 from gateway import openapi
 from gateway.answers import Answers
+from gateway.completions import Completions
 from gateway.deps import Services
 from gateway.dispatch import Dispatcher
+from gateway.feed import Feeds
+from gateway.limits import Slots
 from gateway.live import Live
 from gateway.problems import install_problems
-from gateway.routes import chat, conversations, health, models, responses, tasks, v1_conversations
+from gateway.routes import (
+    chat,
+    chat_completions,
+    conversations,
+    files,
+    health,
+    models,
+    responses,
+    tasks,
+    usage,
+    v1_conversations,
+    webhooks,
+)
 from gateway.settings import GatewaySettings
 from shared.db import Database
 from shared.messaging import Broker, Publisher
+from shared.tool_servers import tool_servers_or_exit
 
 
 def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
@@ -41,7 +57,12 @@ def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None)
     app.include_router(health.router)
     app.include_router(responses.router)
     app.include_router(v1_conversations.router)
+    app.include_router(v1_conversations.events_router)
     app.include_router(models.router)
+    app.include_router(usage.router)
+    app.include_router(files.router)
+    app.include_router(chat_completions.router)
+    app.include_router(webhooks.router)
     # The longer prefix first, or `/api/{user_id}/chat` would take `v1` for a user.
     for prefix in ("/api/v1", "/api"):
         for noun in (chat, conversations, tasks):
@@ -52,6 +73,7 @@ def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None)
 @asynccontextmanager
 async def open_services(settings: GatewaySettings, stopping: asyncio.Event) -> AsyncIterator[Services]:
     """Postgres must be there; RabbitMQ may come later, as accepted messages wait for it."""
+    tool_servers = tool_servers_or_exit(settings.tool_servers_file, "gateway")
     broker = Broker(
         url=settings.rabbitmq_url.get_secret_value(),
         process=f"gateway-{os.getpid()}",
@@ -64,6 +86,7 @@ async def open_services(settings: GatewaySettings, stopping: asyncio.Event) -> A
         pool_size=settings.database_pool_size,
         command_seconds=settings.database_seconds_max,
     )
+    completions = Completions(database, settings, stopping)
     publisher, live = Publisher(broker), Live(broker)
     dispatcher = Dispatcher(publisher, database)
     publisher.start()
@@ -75,9 +98,14 @@ async def open_services(settings: GatewaySettings, stopping: asyncio.Event) -> A
             database=database,
             publisher=publisher,
             answers=Answers(database, dispatcher, live, settings, stopping),
+            feeds=Feeds(database, dispatcher, live, settings, stopping),
+            transfers=Slots("transfers", settings.transfers_per_user_max),
+            completions=completions,
+            tool_servers=tool_servers,
         )
     finally:
         await dispatcher.stop()
         await live.stop()
         await publisher.stop()
+        await completions.close()
         await database.close()

@@ -9,11 +9,15 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from gateway.answers import Answers
 from gateway.auth import User, authenticate
+from gateway.completions import Completions
+from gateway.feed import Feeds
+from gateway.limits import Slots
 from gateway.settings import GatewaySettings
 from shared.db import Database
 from shared.errors import PermissionDeniedError
 from shared.ids import Prefix, from_wire
 from shared.messaging import Publisher
+from shared.tool_servers import ToolServersFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,10 @@ class Services:
     database: Database
     publisher: Publisher
     answers: Answers
+    feeds: Feeds
+    tool_servers: ToolServersFile
+    transfers: Slots
+    completions: Completions
 
 
 def services_of(request: Request) -> Services:
@@ -92,10 +100,15 @@ def _response_id(response_id: Annotated[str, Path(examples=["resp_0199c3f2a4d87b
     return from_wire(Prefix.RESPONSE, response_id, param="response_id")
 
 
+def _file_id(file_id: Annotated[str, Path(examples=["file_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
+    return from_wire(Prefix.FILE, file_id, param="file_id")
+
+
 def _task_id(task_id: Annotated[str, Path(examples=["task_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
     return from_wire(Prefix.TASK, task_id, param="task_id")
 
 
 ConversationId = Annotated[UUID, Depends(_conversation_id)]
 ResponseId = Annotated[UUID, Depends(_response_id)]
+FileId = Annotated[UUID, Depends(_file_id)]
 TaskId = Annotated[UUID, Depends(_task_id)]

@@ -1,16 +1,32 @@
-"""The way into every handler that serves a user: first the token, then the body, as strict JSON."""
+"""The way into every handler that serves a user: first the token, then the body, as strict JSON or a bounded form."""
 
+import sys
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
+from dataclasses import dataclass
 from email.message import Message
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from gateway.deps import services_of, user_of
-from gateway.limits import decode_json, read_body
+from gateway.limits import announced_length, arriving, body_chunks, decode_json, read_body
 from gateway.problems import UnsupportedMediaTypeError
+from gateway.settings import GatewaySettings
 from shared.errors import InvalidInputError
+
+_FORM_FIELDS_MAX = 8
+_FORM_FIELD_BYTES_MAX = 4_096
+_FORM_OVERHEAD_BYTES_MAX = 64 * 1_024  # of a form, beside the file in it
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    bytes_max: int
+    seconds_max: float
 
 
 class UserRoute(APIRoute):
@@ -20,6 +36,11 @@ class UserRoute(APIRoute):
     more of it than the limit, nor anything but JSON that Postgres can store.
     """
 
+    media_type: ClassVar[str] = "application/json"
+
+    def body_limits(self, settings: GatewaySettings) -> BodyLimits:
+        return BodyLimits(settings.body_bytes_max, settings.body_seconds_max)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
@@ -28,9 +49,58 @@ class UserRoute(APIRoute):
             _check_address(request)
             if self.body_field is None:
                 return await handle(request)
-            return await handle(await _with_json(request))
+            return await handle(await self._with_body(request))
 
         return take_in
+
+    async def _with_body(self, request: Request) -> Request:
+        services = services_of(request)
+        limits = self.body_limits(services.settings)
+        announced = announced_length(request)
+        is_small = limits.bytes_max <= services.settings.body_bytes_max or (
+            announced is not None and announced <= services.settings.body_bytes_max
+        )
+        with nullcontext() if is_small else services.transfers.take(user_of(request).id):
+            return await self._read(request, limits)
+
+    async def _read(self, request: Request, limits: BodyLimits) -> Request:
+        body = await read_body(request, limits.bytes_max, limits.seconds_max)
+        if body:
+            _check_media_type(request, self.media_type)
+        return _JsonRequest(request, body, decode_json(body) if body else None)
+
+
+class LargeBodyRoute(UserRoute):
+    """A route whose JSON may hold images and files as data URLs."""
+
+    def body_limits(self, settings: GatewaySettings) -> BodyLimits:
+        return BodyLimits(settings.large_body_bytes_max, settings.large_body_seconds_max)
+
+
+class UploadRoute(UserRoute):
+    """A route whose body is a form with one file. It is held in memory, never on a disk."""
+
+    media_type = "multipart/form-data"
+
+    def body_limits(self, settings: GatewaySettings) -> BodyLimits:
+        return BodyLimits(settings.file_bytes_max + _FORM_OVERHEAD_BYTES_MAX, settings.large_body_seconds_max)
+
+    async def _read(self, request: Request, limits: BodyLimits) -> Request:
+        _check_media_type(request, self.media_type)
+        chunks = body_chunks(request, limits.bytes_max)
+        parser = _FormParser(
+            request.headers,
+            chunks,
+            max_files=1,
+            max_fields=_FORM_FIELDS_MAX,
+            max_part_size=_FORM_FIELD_BYTES_MAX,
+        )
+        async with arriving(limits.seconds_max):
+            try:
+                form = await parser.parse()
+            except MultiPartException as error:
+                raise InvalidInputError("invalid_form", f"The form cannot be read: {error.message}") from error
+        return _FormRequest(request, form)
 
 
 class _JsonRequest(Request):
@@ -48,20 +118,25 @@ class _JsonRequest(Request):
         return self._value
 
 
-async def _with_json(request: Request) -> Request:
-    settings = services_of(request).settings
-    body = await read_body(request, settings.body_bytes_max, settings.body_seconds_max)
-    if body:
-        _check_media_type(request)
-    return _JsonRequest(request, body, decode_json(body) if body else None)
+class _FormParser(MultiPartParser):
+    spool_max_size = sys.maxsize
 
 
-def _check_media_type(request: Request) -> None:
+class _FormRequest(Request):
+    """A request whose form was read by us."""
+
+    def __init__(self, request: Request, form: FormData) -> None:
+        super().__init__(request.scope, request.receive)
+        self._form = form  # where Starlette keeps a form that it has read
+
+
+def _check_media_type(request: Request, wanted: str) -> None:
     media_type = Message()
     media_type["content-type"] = request.headers.get("content-type", "")
-    if media_type.get_content_type() != "application/json" or "content-encoding" in request.headers:
+    if media_type.get_content_type() != wanted or "content-encoding" in request.headers:
+        what = "plain JSON" if wanted == "application/json" else "a form"
         raise UnsupportedMediaTypeError(
-            "unsupported_media_type", "The body must be plain JSON, sent with 'Content-Type: application/json'."
+            "unsupported_media_type", f"The body must be {what}, sent with 'Content-Type: {wanted}'."
         )
 
 

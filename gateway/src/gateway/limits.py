@@ -5,6 +5,8 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Annotated, Any, Self, TypeAlias
@@ -27,6 +29,7 @@ PAGE_LENGTH_DEFAULT = 20
 PAGE_LENGTH_MAX = 100
 OFFSET_MAX = 1_000_000
 JSON_DEPTH_MAX = 64
+JSON_VALUES_MAX = 300_000
 INTEGER_MAX = 2**63 - 1
 
 Metadata: TypeAlias = Annotated[
@@ -61,24 +64,41 @@ async def read_body(request: Request, bytes_max: int, seconds_max: float) -> byt
     Raises TooLargeError before more than `bytes_max` were read, announced or not; BodyTimeoutError where it is not
     there after `seconds_max`.
     """
+    body = bytearray()
+    async with arriving(seconds_max):
+        async for chunk in body_chunks(request, bytes_max):
+            body += chunk
+    return bytes(body)
+
+
+@asynccontextmanager
+async def arriving(seconds_max: float) -> AsyncIterator[None]:
+    """Raises BodyTimeoutError where the body that is read inside is not there after `seconds_max`."""
     try:
         async with asyncio.timeout(seconds_max):
-            return await _read_body(request, bytes_max)
+            yield
     except TimeoutError as error:
         message = f"The request body did not arrive within {seconds_max:g} seconds."
         raise BodyTimeoutError("body_too_slow", message) from error
 
 
-async def _read_body(request: Request, bytes_max: int) -> bytes:
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > bytes_max:
+async def body_chunks(request: Request, bytes_max: int) -> AsyncGenerator[bytes, None]:
+    """The request's body as it arrives. Raises TooLargeError before more than `bytes_max` were given out."""
+    announced = announced_length(request)
+    if announced is not None and announced > bytes_max:
         raise _body_too_large(bytes_max)
-    body = bytearray()
+    count = 0
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > bytes_max:
+        count += len(chunk)
+        if count > bytes_max:
             raise _body_too_large(bytes_max)
-    return bytes(body)
+        yield chunk
+
+
+def announced_length(request: Request) -> int | None:
+    """What the request says that its body has; null where it does not say."""
+    announced = request.headers.get("content-length", "")
+    return int(announced) if announced.isdecimal() else None
 
 
 def _body_too_large(bytes_max: int) -> TooLargeError:
@@ -87,6 +107,10 @@ def _body_too_large(bytes_max: int) -> TooLargeError:
 
 def decode_json(body: bytes) -> Any:
     """The value of a JSON text that Postgres can store. Raises InvalidInputError (`invalid_json`, or as below)."""
+    # A few bytes of JSON can become a hundred times as many in memory, and every value is looked at below.
+    if sum(map(body.count, (b"[", b"{", b","))) > JSON_VALUES_MAX:
+        message = f"The body holds too many values: at most {JSON_VALUES_MAX}, each comma or bracket counts as one."
+        raise InvalidInputError("json_too_many_values", message)
     try:
         value = msgspec.json.decode(body)
     except RecursionError as error:

@@ -23,9 +23,12 @@ DOCUMENT: dict[str, Any] = {
         {"name": "chat", "description": "One message in, one answer out."},
         {"name": "conversations", "description": "Threads of messages, each of one user."},
         {"name": "tasks", "description": "The to-do list that the assistant works on too."},
-        {"name": "responses", "description": "OpenAI's Responses API: create, retrieve, follow, cancel."},
+        {"name": "responses", "description": "OpenAI's Responses API: create, retrieve, follow, cancel, delete."},
         {"name": "conversations (OpenAI)", "description": "OpenAI's Conversations API."},
+        {"name": "files", "description": "OpenAI's Files API: images and documents to talk about."},
+        {"name": "chat completions", "description": "OpenAI's Chat Completions, for tools that know nothing else."},
         {"name": "models", "description": "The agents, each under the name of a model."},
+        {"name": "usage", "description": "Tokens used, day by day."},
         {"name": "health", "description": "For whoever operates the service."},
     ],
 }

@@ -55,6 +55,7 @@ _STATUSES: tuple[tuple[type[errors.ParleyError], HTTPStatus], ...] = (
     (errors.LimitExceededError, HTTPStatus.TOO_MANY_REQUESTS),
     (errors.UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (AnswerFailedError, HTTPStatus.BAD_GATEWAY),
+    (errors.ModelRefusedError, HTTPStatus.BAD_GATEWAY),
 )
 _OPENAI_TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -133,14 +134,16 @@ def problem_of(error: errors.ParleyError) -> Problem:
 def render(scope: Scope, problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The answer to the request of `scope`, in the form of the interface that it came by."""
     path: str = scope["path"]
-    body = _for_openai(problem) if path == "/v1" or path.startswith("/v1/") else _for_api(problem, request_id_of(scope))
+    is_openai = path == "/v1" or path.startswith("/v1/")
+    body = openai_error(problem) if is_openai else _for_api(problem, request_id_of(scope))
     own = dict(_HEADERS.get(problem.status, {}))
     if problem.retry_after_seconds is not None:
         own["retry-after"] = str(max(1, math.ceil(problem.retry_after_seconds)))
     return JSONResponse(body, int(problem.status), headers={**(headers or {}), **own})
 
 
-def _for_openai(problem: Problem) -> dict[str, Any]:
+def openai_error(problem: Problem) -> dict[str, Any]:
+    """The body that OpenAI's clients know."""
     is_ours = problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR
     error_type = "server_error" if is_ours else _OPENAI_TYPES.get(HTTPStatus(problem.status), "invalid_request_error")
     code = "invalid_api_key" if problem.status == HTTPStatus.UNAUTHORIZED else problem.code

@@ -6,7 +6,7 @@ failure here is logged and forgotten, and writing never waits for it.
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
 from persistence.writer import Written
@@ -28,9 +28,13 @@ _WAITING_MAX = 10_000  # jobs; maintenance finds the others
 class Announcer:
     """Tells gateways and workers what batches stored, one batch after the other."""
 
-    def __init__(self, publisher: Publisher, dispatcher: "Dispatcher") -> None:
+    def __init__(
+        self, publisher: Publisher, dispatcher: "Dispatcher", wake_webhooks: Callable[[], None] | None = None
+    ) -> None:
+        """`wake_webhooks` is called where webhooks are to be sent; without it their sender finds them by itself."""
         self._publisher = publisher
         self._dispatcher = dispatcher
+        self._wake_webhooks = wake_webhooks
         self._untold: asyncio.Queue[Written] = asyncio.Queue(_UNTOLD_MAX)
         self._task: asyncio.Task[None] | None = None
 
@@ -52,7 +56,9 @@ class Announcer:
     def announce(self, written: Written) -> None:
         """Tell soon what `written` has to tell. Live events that find no room are left to the journal."""
         self._dispatcher.dispatch(written.ready)
-        if not written.live and not written.replies:
+        if written.has_webhooks and self._wake_webhooks is not None:
+            self._wake_webhooks()
+        if not written.live and not written.touched and not written.replies:
             return
         try:
             self._untold.put_nowait(written)
@@ -70,8 +76,8 @@ class Announcer:
                 self._untold.task_done()
 
     async def _tell(self, written: Written) -> None:
-        if written.live:
-            await self._publisher.tell(LIVE, LiveBatch(jobs=written.live))
+        if written.live or written.touched:
+            await self._publisher.tell(LIVE, LiveBatch(jobs=written.live, conversations=written.touched))
         for reply in written.replies:
             if is_reply_queue(reply.queue):
                 await self._publisher.reply(reply.queue, reply.message)

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from persistence import webhooks
 from persistence.announce import Announcer, Dispatcher
 from persistence.consumers import BatchLimits, Intake, WriteBack
 from persistence.dead_letters import DeadLetters
@@ -20,6 +21,7 @@ from persistence.metrics import CONTENT_TYPE, Metrics
 from persistence.retention import Ages, Retention
 from persistence.settings import PersistenceSettings
 from shared.db import Database
+from shared.egress import EgressPolicy, guarded_client
 from shared.errors import DatabaseUnavailableError
 from shared.messaging import Broker, Publisher
 
@@ -71,7 +73,16 @@ async def run_service(settings: PersistenceSettings) -> AsyncIterator[Service]:
         publisher.start()
         stack.push_async_callback(publisher.stop)
         dispatcher = Dispatcher(publisher, database)
-        announcer = Announcer(publisher, dispatcher)
+        client = guarded_client(
+            EgressPolicy.of(settings), timeout_seconds=settings.webhook_timeout_seconds, user_agent=webhooks.USER_AGENT
+        )
+        stack.push_async_callback(client.aclose)
+        sender = webhooks.Sender(database, client, _webhook_limits(settings))
+        secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
+        await webhooks.keep_deployment_endpoint(database, settings.webhook_url, secret)
+        sender.start()
+        stack.push_async_callback(sender.stop, settings.stop_seconds)
+        announcer = Announcer(publisher, dispatcher, sender.wake)
         for part in (dispatcher, announcer):
             part.start()
             stack.push_async_callback(part.stop, settings.publish_timeout_seconds)
@@ -114,7 +125,23 @@ def _ages(settings: PersistenceSettings) -> Ages:
         roll_up_after_seconds=settings.roll_up_after_seconds,
         tool_keys_kept_seconds=settings.tool_keys_kept_seconds,
         deleted_conversations_kept_seconds=settings.deleted_conversations_kept_seconds,
+        unstored_responses_kept_seconds=settings.unstored_responses_kept_seconds,
         dead_letters_kept_seconds=settings.dead_letters_kept_seconds,
+        unused_files_kept_seconds=settings.unused_files_kept_seconds,
+        webhook_deliveries_kept_seconds=settings.webhook_deliveries_kept_seconds,
+    )
+
+
+def _webhook_limits(settings: PersistenceSettings) -> webhooks.Limits:
+    return webhooks.Limits(
+        round_seconds=settings.webhook_round_seconds,
+        concurrency=settings.webhook_concurrency,
+        endpoint_concurrency=settings.webhook_endpoint_concurrency,
+        timeout_seconds=settings.webhook_timeout_seconds,
+        answer_bytes_max=settings.webhook_answer_bytes_max,
+        retry_delays_seconds=settings.webhook_retry_delays_seconds,
+        retry_after_seconds_max=settings.webhook_retry_after_seconds_max,
+        disable_after_seconds=settings.webhook_disable_after_seconds,
     )
 
 

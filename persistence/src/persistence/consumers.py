@@ -18,7 +18,7 @@ from persistence.announce import Announcer
 from persistence.maintenance import Maintenance
 from persistence.writer import Incoming, Written, write_batch
 from shared import contracts
-from shared.contracts import CancelRequested, JobReleased, JournalChunks, ResumeRequest
+from shared.contracts import JobReady, JournalChunks, LiveBatch, ResumeReply
 from shared.db import Database
 from shared.db.errors import described
 from shared.errors import BrokerUnavailableError, DatabaseUnavailableError, InvalidInputError
@@ -289,7 +289,7 @@ def _decoded(raw: AbstractIncomingMessage) -> Delivery:
     except InvalidInputError as error:
         log.warning("message_undecodable", message_id=raw.message_id, queue=raw.routing_key, cause=error.message)
         return Delivery(raw, None)
-    if not isinstance(message, JournalChunks | ResumeRequest | JobReleased | CancelRequested):
+    if isinstance(message, JobReady | ResumeReply | LiveBatch):
         log.warning(
             "message_misplaced", message_id=raw.message_id, queue=raw.routing_key, message=type(message).__name__
         )

@@ -19,7 +19,7 @@ from persistence.announce import Announcer
 from persistence.drafts import AttemptsSpent, LostChunk, Undelivered
 from persistence.writer import Incoming, Written, write_batch
 from shared import contracts
-from shared.contracts import CancelRequested, JobReady, JobReleased, JournalChunks, ResumeRequest
+from shared.contracts import JobReady, JournalChunks, LiveBatch, ResumeReply, TitleSuggested, ToPersistence
 from shared.db import Database
 from shared.db.errors import described
 from shared.errors import DatabaseUnavailableError, InvalidInputError
@@ -34,7 +34,7 @@ _PREFETCH_COUNT = 16
 _RETRY_SECONDS_MIN = 0.1
 _UNREADABLE = "unreadable"
 
-_AboutJobs = JobReady | JournalChunks | ResumeRequest | JobReleased | CancelRequested
+_Queued = JobReady | ToPersistence
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class DeadLetter:
     queue: str
     reason: str
     body: bytes
-    message: _AboutJobs | None
+    message: _Queued | None
 
     @property
     def kind(self) -> str:
@@ -54,7 +54,7 @@ class DeadLetter:
     @property
     def job_ids(self) -> list[UUID]:
         match self.message:
-            case None:
+            case None | TitleSuggested():
                 return []
             case JournalChunks(chunks=chunks):
                 return list(dict.fromkeys(chunk.job_id for chunk in chunks))
@@ -154,7 +154,7 @@ class DeadLetters:
             case JournalChunks(chunks=chunks):
                 return [Incoming(LostChunk(chunk)) for chunk in chunks]
             case _:
-                # A worker asks again, a lease runs out, maintenance carries out the cancel.
+                # A worker asks again, a lease runs out, maintenance carries out the cancel, a summary is made again.
                 return []
 
     async def _is_hopeless(self, connection: asyncpg.Connection, job_id: UUID) -> bool:
@@ -182,12 +182,12 @@ def dead_letter_of(raw: AbstractIncomingMessage) -> DeadLetter:
     )
 
 
-def _message(body: bytes) -> _AboutJobs | None:
+def _message(body: bytes) -> _Queued | None:
     try:
         message = contracts.decode(body)
     except InvalidInputError:
         return None
-    return message if isinstance(message, _AboutJobs) else None
+    return None if isinstance(message, ResumeReply | LiveBatch) else message
 
 
 def _first_death(deaths: Any) -> dict[str, Any]:

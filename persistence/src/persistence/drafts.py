@@ -14,7 +14,7 @@ from uuid import UUID
 from persistence.outcomes import Outcome, outcome_of
 from shared.contracts import CancelRequested, JobReleased, JournalChunk
 from shared.errors import InvalidInputError
-from shared.events import Event, Failure, JsonObject, ResponseEvents, is_terminal
+from shared.events import Event, Failure, JsonObject, ResponseEvents, Usage, is_terminal
 from shared.faults import sabotaged
 from shared.ids import Prefix, new_wire_id
 from shared.observability import get_logger
@@ -81,8 +81,9 @@ class LostChunk:
 class Draft:
     """A job row under lock, and what becomes of it.
 
-    `stored`, `request` and `calls` are read only where a message of the batch may need the response rebuilt. `calls`
-    are the tool calls that the ledger says were begun: {server_label, name, arguments}, in order.
+    `stored`, `request`, `calls` and `usage` are read only where a message of the batch may need the response rebuilt.
+    `calls` are the tool calls that the ledger says were begun, in order: {server_label, name, arguments,
+    approval_request_id}; `usage` is that of its model rounds.
     """
 
     job_id: UUID
@@ -93,10 +94,12 @@ class Draft:
     attempt: int
     journal_attempt: int
     next_seq: int
+    input_item_count: int
     is_cancel_requested: bool
     request: JsonObject | None = None
     stored: Sequence[Event] = ()
     calls: Sequence[JsonObject] = ()
+    usage: Usage | None = None
 
     events: list[Event] = field(default_factory=list)
     is_fence_moved: bool = False
@@ -140,7 +143,7 @@ class Draft:
         for call in self.calls[told_count:]:
             events += response.open_mcp_call(new_wire_id(Prefix.MCP_CALL), **call)
             events += response.cut_mcp_call()
-        events += response.end(status, ended_at=datetime.now(UTC), usage=None, failure=failure)
+        events += response.end(status, ended_at=datetime.now(UTC), usage=self.usage, failure=failure)
         self.append(events)
         self.end(outcome_of(events[-1], status))
 
@@ -177,8 +180,7 @@ def place_of(chunk: JournalChunk, draft: Draft) -> Place:
         return Place.KNOWN
     is_current = chunk.attempt == draft.journal_attempt and chunk.attempt <= draft.attempt
     is_current = is_current or sabotaged("journal_fence")
-    is_over = draft.status.is_terminal and not sabotaged("write_once")
-    if is_over or not is_current:
+    if draft.status.is_terminal or not is_current:
         return Place.FENCED
     return Place.NEXT if chunk.first_seq <= draft.next_seq else Place.AHEAD
 

@@ -16,6 +16,7 @@ from shared.states import JobStatus
 
 _CONVERSATIONS_MAX = 20  # of one transaction, with everything under them
 _ROWS_MAX = 1_000
+_FILES_MAX = 50  # with their content
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,9 @@ class Purged:
     dead_letters: int = 0
     tasks: int = 0
     tool_keys: int = 0
+    files: int = 0
+    webhook_endpoints: int = 0
+    webhook_deliveries: int = 0
 
     def __add__(self, other: "Purged") -> "Purged":
         return Purged(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
@@ -72,7 +76,7 @@ async def purge_user(database: Database, user_id: str) -> Purged:
     so purge again once the user is locked out and a minute has passed; it finds what is left, or nothing.
     """
     total = Purged()
-    for part in (_purge_conversations, _purge_tasks, _purge_tool_keys):
+    for part in (_purge_conversations, _purge_tasks, _purge_tool_keys, _purge_webhooks, _purge_files, _purge_usage):
         is_more = True
         while is_more:
             # Named by the transaction, the user's tasks are all that row level security shows of that table.
@@ -151,6 +155,37 @@ async def _purge_tool_keys(connection: asyncpg.Connection, user_id: str) -> tupl
         )
     )
     return Purged(tool_keys=count), count == _ROWS_MAX
+
+
+async def _purge_webhooks(connection: asyncpg.Connection, user_id: str) -> tuple[Purged, bool]:
+    """Behind the jobs, whose ends would add deliveries; also those to the deployment's endpoint."""
+    endpoints = await connection.execute("delete from webhook_endpoints where user_id = $1", user_id)
+    deliveries = await connection.execute(
+        """
+        delete from webhook_deliveries where (endpoint_id, event_id) in (
+            select endpoint_id, event_id from webhook_deliveries where user_id = $1 limit $2)
+        """,
+        user_id,
+        _ROWS_MAX,
+    )
+    purged = Purged(webhook_endpoints=_count(endpoints), webhook_deliveries=_count(deliveries))
+    return purged, _count(deliveries) == _ROWS_MAX
+
+
+async def _purge_files(connection: asyncpg.Connection, user_id: str) -> tuple[Purged, bool]:
+    count = _count(
+        await connection.execute(
+            "delete from files where user_id = $1 and id in (select id from files where user_id = $1 limit $2)",
+            user_id,
+            _FILES_MAX,
+        )
+    )
+    return Purged(files=count), count == _FILES_MAX
+
+
+async def _purge_usage(connection: asyncpg.Connection, user_id: str) -> tuple[Purged, bool]:
+    await connection.execute("delete from usage_by_day where user_id = $1", user_id)
+    return Purged(), False
 
 
 def _count(status: str) -> int:

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from persistence import overview
-from persistence.overview import OpenJobs, OpenState, Queue
+from persistence.overview import OpenJobs, OpenState, Queue, Webhooks
 from shared.db import Database
 from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
 from shared.messaging import Publisher
@@ -45,11 +45,12 @@ class Metrics(Collector):
             async with asyncio.timeout(_ASK_SECONDS_MAX), self._database.transaction(None) as connection:
                 jobs = await overview.open_jobs(connection)
                 dead_letter_count = await overview.dead_letter_count(connection)
+                webhooks = await overview.webhooks(connection)
         except (DatabaseUnavailableError, TimeoutError):
             return []
         dead_letters = GaugeMetricFamily("parley_dead_letters", "Messages that were thrown out and are on record.")
         dead_letters.add_metric([], dead_letter_count)
-        return [*_of_jobs(jobs), dead_letters]
+        return [*_of_jobs(jobs), dead_letters, *_of_webhooks(webhooks)]
 
     async def _of_broker(self) -> list[Metric]:
         try:
@@ -71,6 +72,17 @@ def _of_jobs(jobs: list[OpenJobs]) -> Iterator[Metric]:
         if state.state is OpenState.QUEUED_DUE:
             due.add_metric([], state.oldest_seconds)
     yield from (counts, ages, due)
+
+
+def _of_webhooks(webhooks: Webhooks) -> Iterator[Metric]:
+    for name, text, value in (
+        ("parley_webhook_deliveries_waiting", "Deliveries to be attempted, now or later.", webhooks.waiting_count),
+        ("parley_webhook_overdue_seconds", "How long one that is due waits for a sender.", webhooks.overdue_seconds),
+        ("parley_webhook_endpoints_disabled", "Endpoints that failed too long.", webhooks.disabled_endpoint_count),
+    ):
+        family = GaugeMetricFamily(name, text)
+        family.add_metric([], value)
+        yield family
 
 
 def _of_queues(queues: list[Queue]) -> Iterator[Metric]:

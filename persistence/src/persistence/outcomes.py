@@ -1,7 +1,7 @@
 """What the end of a response leaves in the tables, read off its terminal event."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -10,6 +10,13 @@ from shared.errors import InvalidInputError
 from shared.events import Event, JsonObject, is_terminal, response_of
 from shared.ids import Prefix, from_wire
 from shared.states import JobStatus
+
+_ITEM_PREFIXES = {
+    "function_call": Prefix.FUNCTION_CALL,
+    "reasoning": Prefix.REASONING,
+    "mcp_list_tools": Prefix.TOOL_LIST,
+    "mcp_approval_request": Prefix.APPROVAL_REQUEST,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +43,36 @@ class ToolCallRow:
     result: str | None
     error: JsonObject | None
     status: str
+    approval_request_id: str | None
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """Tokens of a response."""
+
+    input_tokens: Annotated[int, msgspec.Meta(ge=0)]
+    output_tokens: Annotated[int, msgspec.Meta(ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRow:
+    """An item of the final output that is of another kind; `position` is its place there."""
+
+    id: UUID
+    position: int
+    kind: str
+    item: JsonObject
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job ended; `response` is the final Response object."""
+    """How a job ended; `response` is the final Response object. `spent` is null where no usage is known."""
 
     status: JobStatus
     response: JsonObject
     messages: list[MessageRow]
     tool_calls: list[ToolCallRow]
+    items: list[ItemRow]
+    spent: Spent | None
 
 
 class _MessageItem(msgspec.Struct):
@@ -62,6 +89,7 @@ class _McpCallItem(msgspec.Struct):
     status: Literal["completed", "failed", "incomplete"]
     output: str | None = None
     error: JsonObject | None = None
+    approval_request_id: str | None = None
 
 
 def outcome_of(event: Event, status: JobStatus) -> Outcome:
@@ -81,13 +109,17 @@ def outcome_of(event: Event, status: JobStatus) -> Outcome:
 
 
 def _outcome(response: JsonObject, status: JobStatus) -> Outcome:
-    outcome = Outcome(status, response, messages=[], tool_calls=[])
+    spent = msgspec.convert(response.get("usage"), Spent | None)
+    outcome = Outcome(status, response, messages=[], tool_calls=[], items=[], spent=spent)
     for position, item in enumerate(response["output"]):
         match item["type"]:
             case "message":
                 outcome.messages.append(_message(position, msgspec.convert(item, _MessageItem)))
             case "mcp_call":
                 outcome.tool_calls.append(_tool_call(position, msgspec.convert(item, _McpCallItem)))
+            case kind if kind in _ITEM_PREFIXES:
+                item_id = from_wire(_ITEM_PREFIXES[kind], item["id"])
+                outcome.items.append(ItemRow(item_id, position, kind, item))
     return outcome
 
 
@@ -107,6 +139,7 @@ def _tool_call(position: int, item: _McpCallItem) -> ToolCallRow:
         result=item.output,
         error=item.error,
         status=item.status,
+        approval_request_id=item.approval_request_id,
     )
 
 

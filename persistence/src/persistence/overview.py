@@ -69,6 +69,29 @@ async def dead_letter_count(connection: asyncpg.Connection) -> int:
     return count
 
 
+@dataclass(frozen=True, slots=True)
+class Webhooks:
+    """Deliveries that wait, by how long the one that is due longest waits for a sender; endpoints that we disabled."""
+
+    waiting_count: int
+    overdue_seconds: float
+    disabled_endpoint_count: int
+
+
+async def webhooks(connection: asyncpg.Connection) -> Webhooks:
+    row = await connection.fetchrow(
+        """
+        select count(*) as waiting_count,
+               coalesce(greatest(extract(epoch from clock_timestamp() - min(d.next_attempt_at)), 0.0), 0.0)
+                   ::double precision as overdue_seconds,
+               (select count(*) from webhook_endpoints where disabled_reason <> 'by_user') as disabled_endpoint_count
+        from webhook_deliveries d join webhook_endpoints e on e.id = d.endpoint_id
+        where d.next_attempt_at is not null and e.disabled_at is null
+        """
+    )
+    return Webhooks(**dict(row))
+
+
 async def queues(publisher: Publisher) -> list[Queue]:
     """All durable queues. Raises BrokerUnavailableError."""
     states: list[tuple[str, QueueState]] = [

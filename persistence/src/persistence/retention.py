@@ -1,8 +1,10 @@
 """What is old takes less room, or goes.
 
 Long after its end a job's journal is packed into few compressed rows that replay to the same bytes, and its ledger,
-which only a next attempt would read, is deleted. Keys of tool calls, hidden conversations and dead letters are deleted
-when their time is over. Everything is done in small transactions, by one process at a time, and may be done twice.
+which only a next attempt would read, is deleted. Keys of tool calls, hidden conversations, responses that were not to
+be stored, dead letters and deliveries of webhooks are deleted when their time is over; so are files that were deleted,
+or came within messages that are gone.
+Everything is done in small transactions, by one process at a time, and may be done twice.
 """
 
 import asyncio
@@ -26,6 +28,7 @@ LOCK = 7214003  # of Postgres; any number that nothing else in the database lock
 _JOBS_MAX = 20  # of one transaction, which has their journals in memory one after the other
 _CONVERSATIONS_MAX = 20  # with everything under them
 _ROWS_MAX = 1_000
+_FILES_MAX = 50  # with their content
 
 # Does a part of what is to do; returns how much, 0 when there is nothing more.
 _Part: TypeAlias = Callable[[asyncpg.Connection], Awaitable[int]]
@@ -38,7 +41,10 @@ class Ages:
     roll_up_after_seconds: float
     tool_keys_kept_seconds: float
     deleted_conversations_kept_seconds: float
+    unstored_responses_kept_seconds: float
     dead_letters_kept_seconds: float
+    unused_files_kept_seconds: float
+    webhook_deliveries_kept_seconds: float
 
 
 class Retention:
@@ -64,7 +70,11 @@ class Retention:
             "jobs_rolled_up": self._roll_up,
             "tool_keys_deleted": self._delete_tool_keys,
             "conversations_purged": self._purge_conversations,
+            "unstored_responses_purged": self._purge_unstored_responses,
             "dead_letters_deleted": self._delete_dead_letters,
+            "files_deleted": self._delete_files,
+            "inline_files_checked": self._check_inline_files,
+            "webhook_deliveries_deleted": self._delete_webhook_deliveries,
         }
         for event, part in parts.items():
             if count := await self._repeat(part):
@@ -95,7 +105,7 @@ class Retention:
         jobs = await connection.fetch(
             """
             select id, user_id, next_seq from jobs
-            where ended_at < clock_timestamp() - make_interval(secs => $1) and rolled_up_at is null
+            where ended_at < now() - make_interval(secs => $1) and rolled_up_at is null
             order by ended_at limit $2 for no key update skip locked
             """,
             self._ages.roll_up_after_seconds,
@@ -114,7 +124,7 @@ class Retention:
             """
             delete from idempotency_keys where (user_id, key) in (
                 select user_id, key from idempotency_keys
-                where created_at < clock_timestamp() - make_interval(secs => $1) order by created_at limit $2)
+                where created_at < now() - make_interval(secs => $1) order by created_at limit $2)
             """,
             self._ages.tool_keys_kept_seconds,
             _ROWS_MAX,
@@ -127,12 +137,28 @@ class Retention:
             """
             delete from conversations where id in (
                 select c.id from conversations c
-                where c.deleted_at < clock_timestamp() - make_interval(secs => $1)
+                where c.deleted_at < now() - make_interval(secs => $1)
                   and not exists (select from jobs j
                                   where j.conversation_id = c.id and j.status in ('queued', 'in_progress'))
                 order by c.id limit $2 for update skip locked)
             """,
             self._ages.deleted_conversations_kept_seconds,
+            _CONVERSATIONS_MAX,
+        )
+
+    async def _purge_unstored_responses(self, connection: asyncpg.Connection) -> int:
+        """Each with the conversation that it was alone in, a while after its end: its client may still be reading."""
+        return await _deleted(
+            connection,
+            """
+            delete from conversations where id in (
+                select c.id from conversations c
+                where c.is_ephemeral and c.updated_at < now() - make_interval(secs => $1)
+                  and not exists (select from jobs j
+                                  where j.conversation_id = c.id and j.status in ('queued', 'in_progress'))
+                order by c.id limit $2 for update skip locked)
+            """,
+            self._ages.unstored_responses_kept_seconds,
             _CONVERSATIONS_MAX,
         )
 
@@ -142,11 +168,68 @@ class Retention:
             """
             delete from dead_letters where id in (
                 select id from dead_letters
-                where received_at < clock_timestamp() - make_interval(secs => $1) order by received_at limit $2)
+                where received_at < now() - make_interval(secs => $1) order by received_at limit $2)
             """,
             self._ages.dead_letters_kept_seconds,
             _ROWS_MAX,
         )
+
+    async def _delete_webhook_deliveries(self, connection: asyncpg.Connection) -> int:
+        """Those of deleted endpoints as well, which nobody claims."""
+        return await _deleted(
+            connection,
+            """
+            delete from webhook_deliveries where (endpoint_id, event_id) in (
+                select endpoint_id, event_id from webhook_deliveries
+                where created_at < now() - make_interval(secs => $1)
+                order by created_at limit $2 for update skip locked)
+            """,
+            self._ages.webhook_deliveries_kept_seconds,
+            _ROWS_MAX,
+        )
+
+    async def _delete_files(self, connection: asyncpg.Connection) -> int:
+        """Those that their users deleted, or that expired."""
+        return await _deleted(
+            connection,
+            """
+            delete from files where id in (
+                select id from files where deleted_at is not null
+                union all
+                select id from files where expires_at < now()
+                limit $1)
+            """,
+            _FILES_MAX,
+        )
+
+    async def _check_inline_files(self, connection: asyncpg.Connection) -> int:
+        """Delete those that no message refers to, and look at the others again after the same time.
+
+        Sending such a file moves its `seen_at` as well, so that one whose message is just being accepted is left alone.
+        """
+        checked: int = await connection.fetchval(
+            """
+            with checked as (
+                select f.id, f.user_id, 'file_' || replace(f.id::text, '-', '') as wire_id from files f
+                where f.is_inline and f.seen_at < now() - make_interval(secs => $1)
+                order by f.seen_at limit $2 for update skip locked),
+            used as (
+                select c.id from checked c
+                where exists (select from messages m
+                              where m.user_id = c.user_id and jsonb_path_exists(m.parts, '$[*].file_id')
+                                and m.parts @> jsonb_build_array(jsonb_build_object('file_id', c.wire_id)))
+                   or exists (select from items i
+                              where i.user_id = c.user_id and i.kind = 'function_call_output'
+                                and jsonb_path_exists(i.item, '$.output[*].file_id')
+                                and i.item -> 'output' @> jsonb_build_array(jsonb_build_object('file_id', c.wire_id)))),
+            kept as (update files set seen_at = clock_timestamp() where id in (select id from used)),
+            gone as (delete from files where id in (select id from checked except select id from used))
+            select count(*) from checked
+            """,
+            self._ages.unused_files_kept_seconds,
+            _FILES_MAX,
+        )
+        return checked
 
 
 async def _pack_journal(connection: asyncpg.Connection, job: Row) -> None:

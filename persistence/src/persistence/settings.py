@@ -1,17 +1,22 @@
 """What persistence reads from its environment, with its limits."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from persistence.webhooks import signing_key
+from shared.egress import EgressPolicy, EgressSettings
+from shared.errors import InvalidInputError
 from shared.settings import BrokerSettings, well_known
 
 Seconds = Annotated[float, Field(gt=0)]
 
+_WEBHOOK_RETRY_DELAYS_SECONDS = (5.0, 30.0, 120.0, 600.0, 1_800.0, 7_200.0, 14_400.0, 28_800.0, 32_400.0)
 
-class PersistenceSettings(BrokerSettings):
-    """Variables are prefixed PERSISTENCE_; those of the broker are shared."""
+
+class PersistenceSettings(BrokerSettings, EgressSettings):
+    """Variables are prefixed PERSISTENCE_; those of the broker and of outgoing requests are shared."""
 
     model_config = SettingsConfigDict(env_prefix="PERSISTENCE_")
 
@@ -45,6 +50,38 @@ class PersistenceSettings(BrokerSettings):
     # How long these are kept: keys of tool calls, which no repeat may outlive; hidden conversations; dead letters.
     tool_keys_kept_seconds: Seconds = 7 * 86_400.0
     deleted_conversations_kept_seconds: Seconds = 30 * 86_400.0
+    unstored_responses_kept_seconds: Seconds = 600.0  # after their end
     dead_letters_kept_seconds: Seconds = 30 * 86_400.0
+    unused_files_kept_seconds: Seconds = 86_400.0  # that came within messages, when no message refers to them any more
+    webhook_deliveries_kept_seconds: Seconds = 7 * 86_400.0  # from the event on, also where they are still waiting
+
+    # The endpoint of the whole deployment, which hears of the responses of all users; both or none.
+    webhook_url: str | None = None
+    webhook_secret: SecretStr | None = None
+    webhook_round_seconds: Seconds = 1.0  # between two looks for deliveries that are due
+    webhook_concurrency: Annotated[int, Field(ge=1)] = 32  # requests at a time, of this process
+    webhook_endpoint_concurrency: Annotated[int, Field(ge=1)] = 4  # of those, to one endpoint
+    webhook_timeout_seconds: Seconds = 10.0  # of one request, from resolving the name to the answer's end
+    webhook_answer_bytes_max: Annotated[int, Field(ge=1)] = 4_096  # read, never kept
+    # Between two attempts at a delivery; after the last one it is given up. These make about 24 hours.
+    webhook_retry_delays_seconds: tuple[Seconds, ...] = _WEBHOOK_RETRY_DELAYS_SECONDS
+    webhook_retry_after_seconds_max: Annotated[float, Field(ge=0)] = 3_600.0  # the longest pause a receiver can ask for
+    webhook_disable_after_seconds: Seconds = 5 * 86_400.0  # of nothing but failures
 
     stop_seconds: Seconds = 10.0  # to finish the batch in hand at the end
+
+    @model_validator(mode="after")
+    def _has_a_usable_webhook(self) -> Self:
+        if (self.webhook_url is None) is not (self.webhook_secret is None):
+            raise ValueError("PERSISTENCE_WEBHOOK_URL and PERSISTENCE_WEBHOOK_SECRET go together: set both, or none")
+        if self.webhook_secret is not None:
+            try:
+                signing_key(self.webhook_secret.get_secret_value())
+            except ValueError as error:
+                raise ValueError(f"PERSISTENCE_WEBHOOK_SECRET: {error}") from error
+        if self.webhook_url is not None:
+            try:
+                EgressPolicy.of(self).checked_url(self.webhook_url)
+            except InvalidInputError as error:
+                raise ValueError(f"PERSISTENCE_WEBHOOK_URL: {error.message}") from error
+        return self

@@ -6,13 +6,15 @@ several processes then wait for each other instead of dying of a deadlock.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, assert_never
 from uuid import UUID
 
 import asyncpg
+from msgspec import to_builtins
 
-from persistence import drafts
+from persistence import byproducts, drafts, webhooks
+from persistence.byproducts import Byproduct
 from persistence.drafts import AttemptsSpent, Draft, GivenUp, LostChunk, Undelivered
 from persistence.resume import refusal, resume
 from shared.contracts import (
@@ -24,9 +26,12 @@ from shared.contracts import (
     LiveEvents,
     ResumeReply,
     ResumeRequest,
+    TitleSuggested,
     ToPersistence,
+    Touched,
     raw_events,
 )
+from shared.events import Usage
 from shared.observability import get_logger
 from shared.states import JobStatus
 
@@ -71,7 +76,9 @@ class Written:
     ready: list[JobReady] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
+    touched: list[Touched] = field(default_factory=list)
     has_delayed_job: bool = False
+    has_webhooks: bool = False
 
 
 async def write_batch(connection: asyncpg.Connection, batch: Sequence[Incoming]) -> Written:
@@ -81,14 +88,21 @@ async def write_batch(connection: asyncpg.Connection, batch: Sequence[Incoming])
     """
     written = Written()
     messages = list(_by_job(batch))
-    active_jobs = await _lock_conversations(connection, {m.job_id for m, _ in messages if _may_end_a_job(m)})
+    made = [incoming.message for incoming in batch if isinstance(incoming.message, Byproduct)]
+    active_jobs = await _lock_conversations(
+        connection, {m.job_id for m, _ in messages if _may_end_a_job(m)}, byproducts.conversations_of(made)
+    )
     jobs = await _lock_jobs(connection, {m.job_id for m, _ in messages})
     await _read_journals(connection, jobs, _jobs_to_rebuild(jobs, [message for message, _ in messages]))
     for message, reply_to in messages:
         reply = _apply(jobs.get(message.job_id), message)
         if reply and reply_to:
             written.replies.append(Reply(reply_to, reply))
+    await byproducts.store_summaries(connection, made)
+    titles = await byproducts.set_titles(connection, made)
+    written.touched += [byproducts.touched(title) for title in titles]
     await _store(connection, list(jobs.values()), active_jobs, written)
+    await _add_usage(connection, list(jobs.values()), titles)
     return written
 
 
@@ -97,7 +111,7 @@ def _by_job(batch: Iterable[Incoming]) -> Iterable[tuple[_AboutOneJob, str | Non
         if isinstance(incoming.message, JournalChunks):
             for chunk in incoming.message.chunks:
                 yield chunk, None
-        else:
+        elif not isinstance(incoming.message, Byproduct):
             yield incoming.message, incoming.reply_to
 
 
@@ -160,17 +174,20 @@ def _apply(job: Draft | None, message: _AboutOneJob) -> ResumeReply | None:
     return None
 
 
-async def _lock_conversations(connection: asyncpg.Connection, job_ids: set[UUID]) -> dict[UUID, UUID | None]:
-    """Lock the conversations of the jobs that may end; maps each to its active job."""
-    if not job_ids:
+async def _lock_conversations(
+    connection: asyncpg.Connection, job_ids: set[UUID], conversation_ids: set[UUID]
+) -> dict[UUID, UUID | None]:
+    """Lock the conversations of the jobs that may end, and `conversation_ids`; maps each to its active job."""
+    if not job_ids and not conversation_ids:
         return {}
     rows = await connection.fetch(
         """
         select id, active_job_id from conversations
-        where id in (select conversation_id from jobs where id = any($1::uuid[]))
+        where id in (select conversation_id from jobs where id = any($1::uuid[]) union all select unnest($2::uuid[]))
         order by id for no key update
         """,
         job_ids,
+        conversation_ids,
     )
     return {row["id"]: row["active_job_id"] for row in rows}
 
@@ -178,7 +195,7 @@ async def _lock_conversations(connection: asyncpg.Connection, job_ids: set[UUID]
 async def _lock_jobs(connection: asyncpg.Connection, job_ids: set[UUID]) -> dict[UUID, Draft]:
     rows = await connection.fetch(
         """
-        select id, conversation_id, user_id, turn, status, attempt, journal_attempt, next_seq,
+        select id, conversation_id, user_id, turn, status, attempt, journal_attempt, next_seq, input_item_count,
                cancel_requested_at is not null as is_cancel_requested
         from jobs where id = any($1::uuid[])
         order by id for no key update
@@ -195,6 +212,7 @@ async def _lock_jobs(connection: asyncpg.Connection, job_ids: set[UUID]) -> dict
             attempt=row["attempt"],
             journal_attempt=row["journal_attempt"],
             next_seq=row["next_seq"],
+            input_item_count=row["input_item_count"],
             is_cancel_requested=row["is_cancel_requested"],
         )
         for row in rows
@@ -212,11 +230,20 @@ async def _read_journals(connection: asyncpg.Connection, jobs: dict[UUID, Draft]
                (select jsonb_agg(jsonb_build_object(
                            'server_label', intent.data -> 'server_label',
                            'name', round.data -> 'calls' -> intent.index -> 'name',
-                           'arguments', round.data -> 'calls' -> intent.index -> 'arguments')
+                           'arguments', round.data -> 'calls' -> intent.index -> 'arguments',
+                           'approval_request_id', intent.data -> 'approval_request_id')
                        order by intent.step, intent.index)
                 from steps intent
                 join steps round on round.job_id = intent.job_id and round.step = intent.step and round.kind = 'model'
-                where intent.job_id = jobs.id and intent.kind = 'tool_intent') as calls
+                where intent.job_id = jobs.id and intent.kind = 'tool_intent') as calls,
+               (select jsonb_build_object(
+                           'input_tokens', sum((data -> 'usage' ->> 'input_tokens')::bigint),
+                           'output_tokens', sum((data -> 'usage' ->> 'output_tokens')::bigint),
+                           'cached_tokens', sum((data -> 'usage' ->> 'cached_tokens')::bigint),
+                           'reasoning_tokens', sum((data -> 'usage' ->> 'reasoning_tokens')::bigint))
+                from steps where job_id = jobs.id and kind = 'model'
+                having sum((data -> 'usage' ->> 'input_tokens')::bigint
+                           + (data -> 'usage' ->> 'output_tokens')::bigint) > 0) as usage
         from jobs where id = any($1::uuid[])
         """,
         wanted,
@@ -225,6 +252,7 @@ async def _read_journals(connection: asyncpg.Connection, jobs: dict[UUID, Draft]
         jobs[row["id"]].request = row["request"]
         jobs[row["id"]].stored = row["frames"].encode().split(b"\n") if row["frames"] else []
         jobs[row["id"]].calls = row["calls"] or ()
+        jobs[row["id"]].usage = Usage(**row["usage"]) if row["usage"] else None
 
 
 async def _store(
@@ -247,8 +275,10 @@ async def _store(
     if ended:
         await _end(connection, ended)
         await _insert_output(connection, ended)
+        written.has_webhooks = await webhooks.enqueue(connection, ended)
         written.ready += await _activate_next(connection, ended, active_jobs)
         written.ended += [_ended(job) for job in ended]
+        written.touched += [_touched(job) for job in ended]
 
 
 async def _extend(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
@@ -311,54 +341,69 @@ async def _end(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
 
 
 async def _insert_output(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
-    """The messages and tool calls of the final outputs, behind the turn's own items, in output order."""
-    messages = [
-        _of_job(job)
-        | {"id": row.id, "position": row.position, "content": row.content, "parts": row.parts, "status": row.status}
-        for job in jobs
-        if job.outcome
-        for row in job.outcome.messages
-    ]
-    tool_calls = [
-        _of_job(job)
-        | {
-            "id": row.id,
-            "position": row.position,
-            "call_id": row.call_id,
-            "server_label": row.server_label,
-            "tool_name": row.tool_name,
-            "parameters": row.parameters,
-            "result": row.result,
-            "error": row.error,
-            "status": row.status,
-        }
-        for job in jobs
-        if job.outcome
-        for row in job.outcome.tool_calls
-    ]
-    if not messages and not tool_calls:
+    """The items of the final outputs, behind the turn's input, in output order."""
+    outcomes = [(_of_job(job), job.outcome) for job in jobs if job.outcome is not None]
+    messages = [of_job | asdict(row) for of_job, outcome in outcomes for row in outcome.messages]
+    tool_calls = [of_job | asdict(row) for of_job, outcome in outcomes for row in outcome.tool_calls]
+    items = [of_job | asdict(row) for of_job, outcome in outcomes for row in outcome.items]
+    if not messages and not tool_calls and not items:
         return
     await connection.execute(
         """
         with said as (
             insert into messages (id, conversation_id, job_id, user_id, turn, ordinal, role, content, parts, status)
-            select v.id, v.conversation_id, v.job_id, v.user_id, v.turn,
-                   v.position + coalesce((select max(m.ordinal) + 1 from messages m where m.job_id = v.job_id), 0),
+            select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position,
                    'assistant', v.content, v.parts, v.status
             from jsonb_to_recordset($1) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
-                                          position integer, content text, parts jsonb, status text)
+                                          input_item_count integer, position integer, content text, parts jsonb,
+                                          status text)
+        ), other as (
+            insert into items (id, conversation_id, job_id, user_id, turn, ordinal, kind, item)
+            select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position, v.kind, v.item
+            from jsonb_to_recordset($3) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
+                                          input_item_count integer, position integer, kind text, item jsonb)
         )
         insert into tool_calls (id, conversation_id, job_id, user_id, turn, ordinal, call_id, server_label, tool_name,
-                                parameters, result, error, status)
-        select v.id, v.conversation_id, v.job_id, v.user_id, v.turn,
-               v.position + coalesce((select max(m.ordinal) + 1 from messages m where m.job_id = v.job_id), 0),
-               v.call_id, v.server_label, v.tool_name, v.parameters, v.result, v.error, v.status
+                                parameters, result, error, status, approval_request_id)
+        select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position, v.call_id,
+               v.server_label, v.tool_name, v.parameters, v.result, v.error, v.status, v.approval_request_id
         from jsonb_to_recordset($2) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
-                                      position integer, call_id text, server_label text, tool_name text,
-                                      parameters text, result text, error jsonb, status text)
+                                      input_item_count integer, position integer, call_id text, server_label text,
+                                      tool_name text, parameters text, result text, error jsonb, status text,
+                                      approval_request_id text)
         """,
         messages,
         tool_calls,
+        items,
+    )
+
+
+async def _add_usage(connection: asyncpg.Connection, jobs: list[Draft], titles: Sequence[TitleSuggested]) -> None:
+    """Add to the sums of the users, in their order, so that batches wait for each other instead of dying.
+
+    An end is written once, and a title set once, so what they cost counts once.
+    """
+    spent = [
+        {"user_id": job.user_id, "response_count": 1, **to_builtins(job.outcome.spent)}
+        for job in jobs
+        if job.outcome and job.outcome.spent
+    ]
+    spent += [{"response_count": 0, **to_builtins(title)} for title in titles]
+    if not spent:
+        return
+    await connection.execute(
+        """
+        insert into usage_by_day as known (user_id, day, response_count, input_tokens, output_tokens)
+        select user_id, (clock_timestamp() at time zone 'utc')::date, sum(response_count), sum(input_tokens),
+               sum(output_tokens)
+        from jsonb_to_recordset($1) v(user_id text, response_count bigint, input_tokens bigint, output_tokens bigint)
+        group by user_id order by user_id
+        on conflict (user_id, day) do update
+        set response_count = known.response_count + excluded.response_count,
+            input_tokens = known.input_tokens + excluded.input_tokens,
+            output_tokens = known.output_tokens + excluded.output_tokens
+        """,
+        spent,
     )
 
 
@@ -397,11 +442,16 @@ def _of_job(job: Draft) -> dict[str, Any]:
         "conversation_id": job.conversation_id,
         "user_id": job.user_id,
         "turn": job.turn,
+        "input_item_count": job.input_item_count,
     }
 
 
 def _ready(job: Draft) -> JobReady:
     return JobReady(job_id=job.job_id, conversation_id=job.conversation_id, user_id=job.user_id)
+
+
+def _touched(job: Draft) -> Touched:
+    return Touched(conversation_id=job.conversation_id, user_id=job.user_id, what="conversation.response.ended")
 
 
 def _ended(job: Draft) -> Ended:

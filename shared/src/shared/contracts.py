@@ -1,9 +1,10 @@
 """Every message that crosses the broker. JSON, so that an operator can read them in the management UI.
 
 A message says who and how far, never what a conversation holds: meaning is in Postgres, and the row wins where the two
-disagree. Events travel as their exact bytes. `v` is the version of the contract: a field may be added with a default,
-any other change is a new version, which consumers must know one release before anybody sends it. The golden samples in
-`tests/shared/golden/` must decode for as long as a version is supported.
+disagree. Events travel as their exact bytes; summaries and titles as text, to the one process that may store them. `v`
+is the version of the contract: a field may be added with a default, any other change is a new version, which consumers
+must know one release before anybody sends it. The golden samples in `tests/shared/golden/` must decode for as long as a
+version is supported.
 """
 
 from uuid import UUID
@@ -87,6 +88,33 @@ class JobReleased(Message, frozen=True, kw_only=True, tag="job_released"):
     reason: Failure | None = None
 
 
+class ConversationSummarised(Message, frozen=True, kw_only=True, tag="conversation_summarised"):
+    """To `chat.journal.<p>`: what was said up to the turn of `job_id`, that one included, in short.
+
+    It tells of items of `conversation_ids`; when those were read, `deleted_item_count` of theirs were deleted. It is
+    not stored where one was since. May be lost: then it is made again.
+    """
+
+    job_id: UUID
+    conversation_id: UUID
+    user_id: str
+    conversation_ids: list[UUID]
+    deleted_item_count: int
+    text: str
+    token_count: int
+    covers_turn_count: int
+
+
+class TitleSuggested(Message, frozen=True, kw_only=True, tag="title_suggested"):
+    """To `chat.journal.<p>`: a title for a conversation whose title nobody chose yet, and what it cost. May be lost."""
+
+    conversation_id: UUID
+    user_id: str
+    title: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
 class CancelRequested(Message, frozen=True, kw_only=True, tag="cancel_requested"):
     """To `chat.control` for the workers, and to `chat.journal.<p>` for a job that no worker runs."""
 
@@ -102,13 +130,22 @@ class LiveEvents(msgspec.Struct, frozen=True, kw_only=True):
     events: list[msgspec.Raw]
 
 
+class Touched(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation of `user_id` in which something happened; `what` is the kind of its event."""
+
+    conversation_id: UUID
+    user_id: str
+    what: str
+
+
 class LiveBatch(Message, frozen=True, kw_only=True, tag="live_batch"):
-    """To `chat.live`: what one write-back transaction stored. May be lost; the journal has it."""
+    """To `chat.live`: what one transaction stored. May be lost; the journal and the conversations' events have it."""
 
     jobs: list[LiveEvents]
+    conversations: list[Touched] = []
 
 
-ToPersistence = JournalChunks | ResumeRequest | JobReleased | CancelRequested
+ToPersistence = JournalChunks | ResumeRequest | JobReleased | CancelRequested | ConversationSummarised | TitleSuggested
 AnyMessage = JobReady | ToPersistence | ResumeReply | LiveBatch
 
 _decoder: msgspec.json.Decoder[AnyMessage] = msgspec.json.Decoder(AnyMessage)

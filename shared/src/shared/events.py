@@ -88,6 +88,15 @@ class _TextDelta(msgspec.Struct):
     logprobs: tuple[()] = ()
 
 
+class _SummaryDelta(msgspec.Struct):
+    type: str
+    sequence_number: int
+    item_id: str
+    output_index: int
+    delta: str
+    summary_index: int = 0
+
+
 @dataclass(slots=True)
 class _OpenItem:
     item: JsonObject
@@ -130,8 +139,8 @@ class ResponseEvents:
         return self._with_response("response.in_progress", JobStatus.IN_PROGRESS)
 
     def text(self, delta: str) -> list[Event]:
-        """More of the answer's text; opens a message where none is open."""
-        events = [] if self._open else self._open_message()
+        """More of the answer's text; opens a message where none is open, and ends the reasoning that led to it."""
+        events = [] if self._is_open("message") else [*self._close_reasoning("completed"), *self._open_message()]
         assert self._open is not None
         self._open.text.append(delta)
         number = self._take_number()
@@ -141,10 +150,26 @@ class ResponseEvents:
         )
         return events
 
+    def reasoning(self, delta: str) -> list[Event]:
+        """More of what the model thinks before it says or does something. No message may be open."""
+        events = [] if self._open else self._open_reasoning()
+        assert self._open is not None
+        assert self._is_open("reasoning")
+        self._open.text.append(delta)
+        number = self._take_number()
+        index = self.next_output_index
+        item_id = self._open.item["id"]
+        events.append(
+            msgspec.json.encode(_SummaryDelta("response.reasoning_summary_text.delta", number, item_id, index, delta))
+        )
+        return events
+
     def close_message(self, status: Literal["completed", "incomplete"] = "completed") -> list[Event]:
-        """End the open message, if one is open."""
+        """End what the model is saying or thinking, if it is: the open message, or the open reasoning."""
         if self._open is None:
             return []
+        if self._is_open("reasoning"):
+            return self._close_reasoning(status)
         assert self._open.item["type"] == "message"
         text, item = "".join(self._open.text), self._open.item
         where = {"item_id": item["id"], "output_index": self.next_output_index, "content_index": 0}
@@ -157,8 +182,10 @@ class ResponseEvents:
         events.append(self._close_item({**item, "status": status}))
         return events
 
-    def open_mcp_call(self, item_id: str, server_label: str, name: str, arguments: str) -> list[Event]:
-        """A tool call by our worker, announced before the tool runs."""
+    def open_mcp_call(
+        self, item_id: str, server_label: str, name: str, arguments: str, approval_request_id: str | None = None
+    ) -> list[Event]:
+        """A tool call by our worker, announced before the tool runs. `approval_request_id` tells what allowed it."""
         item = {
             "id": item_id,
             "type": "mcp_call",
@@ -167,7 +194,7 @@ class ResponseEvents:
             "arguments": "",
             "output": None,
             "error": None,
-            "approval_request_id": None,
+            "approval_request_id": approval_request_id,
             "status": "in_progress",
         }
         events = [self._open_item(item)]
@@ -188,6 +215,36 @@ class ResponseEvents:
             self._close_item({**item, "output": output, "error": error, "status": outcome}),
         ]
 
+    def function_call(self, item_id: str, call_id: str, name: str, arguments: str) -> list[Event]:
+        """A call that the client is to make."""
+        item = {
+            "id": item_id,
+            "type": "function_call",
+            "call_id": call_id,
+            "name": name,
+            "arguments": "",
+            "status": "in_progress",
+        }
+        events = [self._open_item(item)]
+        where = {"item_id": item_id, "output_index": self.next_output_index}
+        if arguments:
+            events.append(self._event("response.function_call_arguments.delta", {**where, "delta": arguments}))
+        done = {**where, "name": name, "arguments": arguments}
+        events.append(self._event("response.function_call_arguments.done", done))
+        events.append(self._close_item({**item, "arguments": arguments, "status": "completed"}))
+        return events
+
+    def approval_request(self, item_id: str, server_label: str, name: str, arguments: str) -> list[Event]:
+        """A tool call that our worker makes once the user has allowed it, in a later turn. It has no status."""
+        item = {
+            "id": item_id,
+            "type": "mcp_approval_request",
+            "server_label": server_label,
+            "name": name,
+            "arguments": arguments,
+        }
+        return [self._open_item(item), self._close_item(item)]
+
     def abandon(self) -> list[Event]:
         """Close the item that an attempt left open which another one follows; it is not part of the final output.
 
@@ -196,7 +253,7 @@ class ResponseEvents:
         if self._open is None:
             return []
         kept = len(self.output)
-        if self._open.item["type"] == "message":
+        if self._open.item["type"] in {"message", "reasoning"}:
             events = self.close_message("incomplete")
         else:
             events = [self._close_item({**self._open.item, "status": "incomplete"})]
@@ -220,13 +277,14 @@ class ResponseEvents:
     ) -> list[Event]:
         """The terminal event with the final Response object, after closing what is open.
 
-        An open message of a stopped or cut response stays in the output as `incomplete`; that of a failed one does not.
+        An open message of a stopped or cut response stays in the output as `incomplete`; that of a failed one does not,
+        nor does reasoning that led to nothing.
         An open tool call may have had its effect: it stays, as one that failed with its outcome unknown.
         """
         events = self.cut_mcp_call()
         keeps_open_text = status in {JobStatus.CANCELLED, JobStatus.INCOMPLETE}
-        is_message = self._open is not None and self._open.item["type"] == "message"
-        events += self.close_message("incomplete") if keeps_open_text and is_message else self.abandon()
+        keeps_open_text = keeps_open_text and self._is_open("message")
+        events += self.close_message("incomplete") if keeps_open_text else self.abandon()
         final = {
             "completed_at": int(ended_at.timestamp()) if status is JobStatus.COMPLETED else None,
             "output": self.output,
@@ -252,19 +310,19 @@ class ResponseEvents:
         match event["type"]:
             case "response.output_item.added":
                 self._open = _OpenItem(event["item"])
-            case "response.content_part.added":
+            case "response.content_part.added" | "response.reasoning_summary_part.added":
                 assert self._open is not None
                 self._open.has_part = True
-            case "response.output_text.delta":
+            case "response.output_text.delta" | "response.reasoning_summary_text.delta":
                 assert self._open is not None
                 self._open.text.append(event["delta"])
-            case "response.mcp_call_arguments.done":
+            case "response.mcp_call_arguments.done" | "response.function_call_arguments.done":
                 assert self._open is not None
                 self._open.item["arguments"] = event["arguments"]
             case "response.output_item.done":
                 self._open = None
                 self.next_output_index += 1
-                if event["item"]["status"] != "incomplete":
+                if event["item"].get("status") != "incomplete":
                     self.output.append(event["item"])
 
     def _open_message(self) -> list[Event]:
@@ -280,6 +338,37 @@ class ResponseEvents:
         self._open.has_part = True
         where = {"item_id": item["id"], "output_index": self.next_output_index, "content_index": 0}
         return [added, self._event("response.content_part.added", {**where, "part": _output_text("")})]
+
+    def _open_reasoning(self) -> list[Event]:
+        item = {"id": new_wire_id(Prefix.REASONING), "type": "reasoning", "summary": [], "status": "in_progress"}
+        added = self._open_item(item)
+        assert self._open is not None
+        self._open.has_part = True
+        part = self._event("response.reasoning_summary_part.added", {**self._summary(), "part": _summary_text("")})
+        return [added, part]
+
+    def _close_reasoning(self, status: Literal["completed", "incomplete"]) -> list[Event]:
+        if self._open is None or not self._is_open("reasoning"):
+            return []
+        text, item = "".join(self._open.text), self._open.item
+        part = _summary_text(text)
+        events = []
+        if self._open.has_part:
+            events.append(self._event("response.reasoning_summary_text.done", {**self._summary(), "text": text}))
+            events.append(self._event("response.reasoning_summary_part.done", {**self._summary(), "part": part}))
+            item = {**item, "summary": [part]}
+        events.append(self._close_item({**item, "status": status}))
+        if status == "incomplete":
+            self.output.pop()  # it led to nothing
+        return events
+
+    def _summary(self) -> JsonObject:
+        """Where the summary of the open reasoning is."""
+        assert self._open is not None
+        return {"item_id": self._open.item["id"], "output_index": self.next_output_index, "summary_index": 0}
+
+    def _is_open(self, item_type: str) -> bool:
+        return self._open is not None and self._open.item["type"] == item_type
 
     def _open_item(self, item: JsonObject) -> Event:
         assert self._open is None
@@ -307,3 +396,7 @@ class ResponseEvents:
 
 def _output_text(text: str) -> JsonObject:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _summary_text(text: str) -> JsonObject:
+    return {"type": "summary_text", "text": text}

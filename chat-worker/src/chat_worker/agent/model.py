@@ -18,7 +18,7 @@ stable code:
                  model_quota_exhausted    402, or any status with `insufficient_quota`
                  context_length_exceeded  413, or the endpoint says so: fewer messages would do
                  model_content_filter     the endpoint's filter refuses the prompt
-                 model_request_refused    any other 4xx
+                 model_request_refused    any other 4xx; the message names the parameter, where the endpoint does
                  model_output_too_large   more bytes than `ModelLimits` allows: a runaway, dear to repeat
 
 Messages of these errors are fit for the user. What the endpoint said is in the error's notes, for the log.
@@ -43,9 +43,11 @@ import openai
 
 from chat_worker.agent.values import (
     Finish,
+    FunctionTool,
     JsonObject,
     ModelRequest,
     ModelRound,
+    ReasoningDelta,
     TextDelta,
     Tool,
     ToolCall,
@@ -66,6 +68,7 @@ class ModelLimits:
     stream_bytes_max: int = 64 * 2**20  # of one round, frames and comments included
     event_bytes_max: int = 2**20  # of one line of the stream
     output_bytes_max: int = 2**20  # of one round's text, names and arguments
+    reasoning_bytes_max: int = 2**16  # of one round's reasoning; the rest is not told
     error_bytes_max: int = 2**16  # of an error's body; the rest is not read
 
 
@@ -89,10 +92,12 @@ class OpenAIModel:
         self._output_limit_name = output_limit_name
         self._client = _client(base_url, api_key, self._limits)
 
-    async def round(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelRound, None]:
+    async def round(self, request: ModelRequest) -> AsyncGenerator[ReasoningDelta | TextDelta | ModelRound, None]:
         answer = _Answer(self._limits)
         async with aclosing(self._chunks(request)) as chunks:
             async for chunk in chunks:
+                if reasoning := answer.take_reasoning(chunk):
+                    yield ReasoningDelta(reasoning)
                 if text := answer.take(chunk):
                     yield TextDelta(text)
                 if answer.finish is not None:
@@ -153,7 +158,11 @@ class OpenAIModel:
 
     def _body(self, request: ModelRequest) -> JsonObject:
         """What the client sends as it is. What was not asked for is left out: endpoints differ in what they know."""
-        body: JsonObject = {"messages": request.messages, "stream_options": {"include_usage": True}}
+        body: JsonObject = {
+            **request.parameters,
+            "messages": request.messages,
+            "stream_options": {"include_usage": True},
+        }
         if request.tools:
             body["tools"] = [_described(tool) for tool in request.tools]
             body["tool_choice"] = request.tool_choice
@@ -192,9 +201,13 @@ def _client(base_url: str, api_key: str, limits: ModelLimits) -> openai.AsyncOpe
     )
 
 
-def _described(tool: Tool) -> JsonObject:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
-    return {"type": "function", "function": function}
+def _described(tool: Tool | FunctionTool) -> JsonObject:
+    if isinstance(tool, Tool):
+        function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
+        return {"type": "function", "function": function}
+    said = {"description": tool.description, "parameters": tool.parameters, "strict": tool.strict}
+    known = {name: value for name, value in said.items() if value is not None}
+    return {"type": "function", "function": {"name": tool.name, **known}}
 
 
 class _Head(httpx2.AsyncByteStream):
@@ -267,6 +280,8 @@ class _Delta(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
     tool_calls: list[_CallDelta] | None = None
+    reasoning_content: Any = None  # DeepSeek's name for it, and vLLM's
+    reasoning: Any = None  # OpenRouter's, and newer vLLM's
 
 
 class _Choice(msgspec.Struct):
@@ -353,10 +368,25 @@ class _Answer:
     def __init__(self, limits: ModelLimits) -> None:
         self.finish: Finish | None = None
         self._limits = limits
+        self._reasoning: list[str] = []
+        self._reasoning_bytes_left = limits.reasoning_bytes_max
         self._texts: list[str] = []
         self._calls: list[_Call] = []
         self._usage = Usage()
         self._size = 0
+
+    def take_reasoning(self, chunk: _Chunk) -> str:
+        """Returns the reasoning that was added. What comes behind text, or is too much, is left out."""
+        delta = chunk.choices[0].delta if chunk.choices else None
+        if delta is None or self._size or not self._reasoning_bytes_left:
+            return ""
+        said = delta.reasoning_content or delta.reasoning
+        if not isinstance(said, str) or not said:
+            return ""
+        text = storable(said).encode()[: self._reasoning_bytes_left].decode(errors="ignore")
+        self._reasoning_bytes_left = max(0, self._reasoning_bytes_left - len(said.encode(errors="replace")))
+        self._reasoning.append(text)
+        return text
 
     def take(self, chunk: _Chunk) -> str:
         """Returns the text that was added."""
@@ -382,7 +412,7 @@ class _Answer:
         if self.finish is None:
             raise _unavailable("model_cut_stream", "no finish reason")
         calls = tuple(self._tool_calls()) if self.finish is Finish.TOOL_CALLS else ()
-        return ModelRound(0, "".join(self._texts), calls, self.finish, self._usage)
+        return ModelRound(0, "".join(self._texts), calls, self.finish, self._usage, "".join(self._reasoning))
 
     def _call_of(self, delta: _CallDelta) -> _Call:
         for call in reversed(self._calls):
@@ -467,8 +497,34 @@ _SAYS_TOO_LONG = re.compile(
 )
 
 
+# What our clients call the parameters that an endpoint may refuse.
+_PARAMETERS = {
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+    "reasoning_effort": "reasoning.effort",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+} | {
+    name: name
+    for name in (
+        "frequency_penalty",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_p",
+    )
+}
+
+
 def _status_error(error: openai.APIStatusError) -> ModelUnavailableError | ModelRefusedError:
-    return _classified(error.status_code, error.code, error.type, error.message, _retry_after(error.response.headers))
+    retry_after = _retry_after(error.response.headers)
+    found = _classified(error.status_code, error.code, error.type, error.message, retry_after)
+    refused = _PARAMETERS.get(re.split(r"[.\[]", str(error.param))[0])
+    if found.code == "model_request_refused" and refused is not None:
+        found.message = f"The model does not take '{refused}' as it was sent. Leave it out, or choose another value."
+    return found
 
 
 def _stream_error(raw: object) -> ModelUnavailableError | ModelRefusedError:

@@ -3,8 +3,11 @@
 One turn is a series of steps, numbered from 0. A step is one model round and, where the model asked for tools, the
 calls of that round, each with its index. The loop yields what happens:
 
-    TextDelta*  ModelRound  (ToolStarted  ToolFinished)*      once per step
-    TextDelta?  TurnEnded                                     once, last
+    ReasoningDelta*  TextDelta*  ModelRound  (ToolStarted  ToolFinished)*  HandedOver?      once per step
+    TextDelta?  TurnEnded                                                                   once, last
+
+Calls that the client makes, or has to allow first, are handed over: nothing runs, and the turn ends. Where the turn
+begins with the client's answers to such questions, its first step is made of the calls that were asked about.
 
 The loop goes on only when its consumer asks for the next value, so a consumer that stores a value before asking has
 stored it before the loop acts on it: a `ModelRound` with its calls is durable before the first of them starts, a
@@ -48,6 +51,24 @@ class Tool:
     def repeatable(self) -> bool:
         """Whether a call whose outcome is unknown may run once more with the same key."""
         return self.read_only or self.idempotent
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTool:
+    """A tool of the client's own, which it runs itself. `parameters` is a JSON schema; null: none."""
+
+    name: str
+    description: str | None = None
+    parameters: JsonObject | None = None
+    strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRef:
+    """Tools as a client names them: a function of its own (without `server_label`), one tool of a server, or all."""
+
+    name: str | None
+    server_label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +129,23 @@ OUTCOME_UNKNOWN = ToolResult(None, ToolError(ToolErrorKind.EXECUTION, OUTCOME_UN
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalAnswer:
+    """The client's answer to the question whether `call` may be made. `request_id` is the question's item."""
+
+    request_id: str
+    server_label: str
+    call: ToolCall
+    is_approved: bool
+    reason: str | None = None
+
+
+def refused_by_user(reason: str | None) -> ToolResult:
+    """What the model is told of a call that the user did not allow."""
+    message = f"refused by the user: {reason.rstrip('.')}." if reason else "refused by the user."
+    return ToolResult(None, ToolError(ToolErrorKind.EXECUTION, f"{message} The call was not made."))
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens, summed over rounds; zeros where the endpoint did not say."""
 
@@ -140,8 +178,15 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """What the model thinks before it says or asks for anything; of one round, before all of its text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRound:
-    """A whole model round: its text, the calls it asks for, why it ended, what it cost.
+    """A whole model round: its text, the calls it asks for, why it ended, what it cost, what it thought before.
 
     There are calls if, and only if, `finish` is `TOOL_CALLS`: calls of a truncated round are dropped, never run.
     """
@@ -151,14 +196,18 @@ class ModelRound:
     calls: tuple[ToolCall, ...]
     finish: Finish
     usage: Usage
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolStarted:
+    """`approval_request_id` is the item of the question that the user answered with yes, where it was asked."""
+
     step: int
     index: int
     call: ToolCall
     server_label: str
+    approval_request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +219,28 @@ class ToolFinished:
     result: ToolResult
 
 
+@dataclass(frozen=True, slots=True)
+class HandedCall:
+    """A call that is the client's: to make (no `server_label`), or to allow."""
+
+    index: int
+    call: ToolCall
+    server_label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """The calls of a step that are the client's, after all others of the step were made."""
+
+    step: int
+    calls: tuple[HandedCall, ...]
+
+
 class End(StrEnum):
     """Why a turn ended."""
 
     ANSWERED = "answered"
+    HANDED_OVER = "handed_over"  # the client has calls to make, or to allow
     LENGTH = "length"  # the model's own limit, or the client's `max_output_tokens`
     CONTENT_FILTER = "content_filter"
     STEP_LIMIT = "step_limit"  # our own limits: said in the text, see `loop.CLOSING_TEXTS`
@@ -189,40 +256,46 @@ class TurnEnded:
     usage: Usage
 
 
-Happening: TypeAlias = TextDelta | ModelRound | ToolStarted | ToolFinished | TurnEnded
+Happening: TypeAlias = TextDelta | ReasoningDelta | ModelRound | ToolStarted | ToolFinished | HandedOver | TurnEnded
 
 
 @dataclass(frozen=True, slots=True)
 class PastStep:
-    """A step that an earlier attempt recorded: its round, which calls were started, which finished (by index)."""
+    """A step that an earlier attempt recorded: its round; by index, which calls were started, finished, handed over."""
 
     round: ModelRound
     started: frozenset[int] = frozenset()
     results: Mapping[int, ToolResult] = field(default_factory=dict)
+    handed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One model round to ask for. `messages` are chat-completions messages, ready to send."""
+    """One model round to ask for. `messages` are chat-completions messages, ready to send.
+
+    `parameters` are further fields of the request, named as chat completions name them.
+    """
 
     messages: Sequence[JsonObject]
-    tools: Sequence[Tool]
+    tools: Sequence[Tool | FunctionTool]
     tool_choice: str | JsonObject = "auto"
     temperature: float | None = None
     top_p: float | None = None
     output_token_count_max: int | None = None
     parallel_tool_calls: bool = True
+    parameters: JsonObject = field(default_factory=dict)
 
 
 class Model(Protocol):
     """A chat model.
 
-    Yields `TextDelta`s as text arrives and then exactly one `ModelRound` (its `step` is 0; the loop numbers it).
+    Yields `ReasoningDelta`s and `TextDelta`s as they arrive and then exactly one `ModelRound` (its `step` is 0; the
+    loop numbers it).
     Raises `shared.errors.ModelUnavailableError` where another try may help (`.retry_after_seconds` if the endpoint
     said so), `shared.errors.ModelRefusedError` where it never will. Closing the generator closes the HTTP request.
     """
 
-    def round(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelRound, None]: ...
+    def round(self, request: ModelRequest) -> AsyncGenerator[ReasoningDelta | TextDelta | ModelRound, None]: ...
 
 
 class ToolSet(Protocol):

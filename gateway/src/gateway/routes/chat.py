@@ -70,7 +70,7 @@ async def chat(  # noqa: PLR0913, PLR0917 - one argument for each part of the re
         user_id=user.id,
         items=[text_message(Role.USER, message)],
         model=DEFAULT_AGENT,
-        options={},
+        options={"truncation": "auto"},
         conversation_id=body.conversation,
         background=True,
         submission=await keyed_submission(request, idempotency_key),

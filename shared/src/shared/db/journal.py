@@ -35,8 +35,8 @@ async def read_after(
 ) -> Page | None:
     """The events of the user's job behind number `cursor`, in one round trip; None where there is no such job.
 
-    Whole rows are read, at least one if there is any: a page may be larger than `bytes_max` by one row. A job whose
-    conversation is hidden is none.
+    Whole rows are read, at least one if there is any: a page may be larger than `bytes_max` by one row. A job that is
+    hidden, or whose conversation is, is none.
     """
     rows = await connection.fetch(
         """
@@ -53,7 +53,7 @@ async def read_after(
                                                  where f.job_id = b.id and f.first_seq <= $3 + 1), 0)
                   order by r.first_seq limit $6) s
         ) j on j.bytes_before < $4
-        where b.id = $1 and b.user_id = $2
+        where b.id = $1 and b.user_id = $2 and b.deleted_at is null
         order by j.first_seq
         """,
         job_id,
