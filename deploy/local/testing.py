@@ -3,7 +3,7 @@
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,10 @@ from deploy.local.places import Places
 from deploy.local.rabbitmq import PrivateRabbit
 from deploy.local.servers import PORT_NAMES, Wanted
 from deploy.local.terminal import say
+
+# Tests of whole systems have the machine to themselves; the others run two at a time.
+_ALONE = ("tests/system", "tests/clients", "tests/docs")
+_EVERYTHING = (("-n2", "--dist=loadfile", *(f"--ignore={folder}" for folder in _ALONE)), _ALONE)
 
 
 def run(places: Places, arguments: Sequence[str]) -> int:
@@ -24,10 +28,14 @@ def run(places: Places, arguments: Sequence[str]) -> int:
             variables = user | {"DATABASE_URL": database.url, "RABBITMQ_URL": broker.url}
             if isinstance(broker, PrivateRabbit):
                 variables["RABBITMQ_MANAGEMENT_URL"] = broker.management_url
-            say("pytest", "starts")
-            command: list[str | Path] = [places.python, "-m", "pytest", *arguments]
-            code = process.run_in_front(command, environment=variables, directory=places.root)
-    return code
+            codes = [_pytest(places, part, variables) for part in ([arguments] if arguments else _EVERYTHING)]
+    return next(filter(None, codes), 0)
+
+
+def _pytest(places: Places, arguments: Sequence[str], variables: Mapping[str, str]) -> int:
+    say("pytest", " ".join(arguments))
+    command: list[str | Path] = [places.python, "-m", "pytest", *arguments]
+    return process.run_in_front(command, environment=dict(variables), directory=places.root)
 
 
 @contextmanager

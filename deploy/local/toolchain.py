@@ -24,9 +24,7 @@ def sync(places: Places) -> None:
     Raises Failure with uv's reason.
     """
     uv = _uv(places)
-    environment = _uv_environment(places)
-    if uv == _own_uv(places):
-        environment.setdefault("UV_CACHE_DIR", str(places.local / "cache" / "uv"))  # nobody else here has use for one
+    environment = _uv_environment(places, uv)
     if not places.venv.exists():
         say("python", "installing the Python packages")
     if any(environment.get(name) for name in _INDEX_VARIABLES):
@@ -34,6 +32,28 @@ def sync(places: Places) -> None:
     else:
         _run_uv(places, environment, [uv, "sync", "--all-packages", "--locked"])
     say("python", "packages are in place")
+
+
+def sync_apart(places: Places, project: Path, environment_folder: Path) -> None:
+    """Install what the lock file in `project` names into an environment of its own, where it cannot meet ours.
+
+    `project` is no part of the workspace. Raises Failure with uv's reason.
+    """
+    uv = _uv(places)
+    environment = _uv_environment(places, uv) | {
+        "UV_PROJECT_ENVIRONMENT": str(environment_folder),
+        "VIRTUAL_ENV": str(environment_folder),
+        "UV_PYTHON": sys.executable,
+    }
+    if not any(environment.get(name) for name in _INDEX_VARIABLES):
+        _run_uv(places, environment, [uv, "sync", "--project", project, "--locked"])
+        return
+    requirements = environment_folder.with_suffix(".txt")
+    export: list[str | Path] = [uv, "export", "--project", project, "--frozen", "--no-header", "--quiet"]
+    _run_uv(places, environment, [*export, "--output-file", requirements])
+    _run_uv(places, environment, [uv, "venv", "--quiet", "--clear", environment_folder])
+    python = environment_folder / "bin" / "python"
+    _run_uv(places, environment, [uv, "pip", "install", "--python", python, "--require-hashes", "-r", requirements])
 
 
 def _sync_from_mirror(uv: Path, places: Places, environment: Mapping[str, str]) -> None:
@@ -126,7 +146,7 @@ def _works(pip: _Pip, places: Places) -> bool:
     return done.returncode == 0
 
 
-def _uv_environment(places: Places) -> dict[str, str]:
+def _uv_environment(places: Places, uv: Path) -> dict[str, str]:
     """uv's environment: this Python, no downloads of others, and pip's settings, which uv does not read."""
     ignored = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PROJECT", "UV_WORKING_DIRECTORY")
     environment = {name: value for name, value in os.environ.items() if name not in ignored}
@@ -138,6 +158,8 @@ def _uv_environment(places: Places) -> dict[str, str]:
     }
     if not places.python.exists():
         environment["UV_PYTHON"] = sys.executable
+    if uv == _own_uv(places):
+        environment.setdefault("UV_CACHE_DIR", str(places.local / "cache" / "uv"))  # nobody else here has use for one
     pip = pip_settings()
     index = os.environ.get("PIP_INDEX_URL") or pip.get("index-url")
     if index and not any(os.environ.get(name) for name in _INDEX_VARIABLES):
