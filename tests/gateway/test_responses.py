@@ -273,7 +273,6 @@ SERVER_URL = {"type": "mcp", "server_label": "x", "server_url": "http://169.254.
         ({"background_options": {"completion_window": "8h"}}, "unsupported_parameter", "background_options"),
         ({"top_logprobs": 1}, "unsupported_parameter", "top_logprobs"),
         ({"top_logprobs": 21}, "invalid_input", "top_logprobs"),
-        ({"include": ["reasoning.encrypted_content"]}, "unsupported_parameter", "include"),
         ({"include": ["message.output_text.logprobs"]}, "unsupported_parameter", "include"),
         ({"include": ["everything"]}, "invalid_input", "include[0]"),
         ({"store": False, "background": True}, "unsupported_parameter", "store"),

@@ -244,6 +244,7 @@ _ENDS: Mapping[End, Ended] = {
 _WIRE_CODES: Mapping[str, Literal["rate_limit_exceeded", "invalid_prompt"]] = {
     "model_rate_limited": "rate_limit_exceeded",
     "model_content_filter": "invalid_prompt",
+    "model_request_refused": "invalid_prompt",  # clients send again what they take for a failure of ours
     "context_length_exceeded": "invalid_prompt",
 }
 _CHARS_PER_TOKEN = 4

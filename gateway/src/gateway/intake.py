@@ -49,19 +49,17 @@ class UserRoute(APIRoute):
             _check_address(request)
             if self.body_field is None:
                 return await handle(request)
-            return await handle(await self._with_body(request))
+            services = services_of(request)
+            limits = self.body_limits(services.settings)
+            # The body is in memory until there is an answer, so that its slot is held as long.
+            with (
+                nullcontext()
+                if _is_small(request, limits, services.settings)
+                else services.transfers.take(user_of(request).id)
+            ):
+                return await handle(await self._read(request, limits))
 
         return take_in
-
-    async def _with_body(self, request: Request) -> Request:
-        services = services_of(request)
-        limits = self.body_limits(services.settings)
-        announced = announced_length(request)
-        is_small = limits.bytes_max <= services.settings.body_bytes_max or (
-            announced is not None and announced <= services.settings.body_bytes_max
-        )
-        with nullcontext() if is_small else services.transfers.take(user_of(request).id):
-            return await self._read(request, limits)
 
     async def _read(self, request: Request, limits: BodyLimits) -> Request:
         body = await read_body(request, limits.bytes_max, limits.seconds_max)
@@ -128,6 +126,13 @@ class _FormRequest(Request):
     def __init__(self, request: Request, form: FormData) -> None:
         super().__init__(request.scope, request.receive)
         self._form = form  # where Starlette keeps a form that it has read
+
+
+def _is_small(request: Request, limits: BodyLimits, settings: GatewaySettings) -> bool:
+    announced = announced_length(request)
+    return limits.bytes_max <= settings.body_bytes_max or (
+        announced is not None and announced <= settings.body_bytes_max
+    )
 
 
 def _check_media_type(request: Request, wanted: str) -> None:

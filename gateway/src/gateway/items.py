@@ -108,6 +108,7 @@ def parse_items(given: object, settings: GatewaySettings, *, param: str) -> list
         raise InvalidInputError(
             "too_many_items", f"'{param}' holds more than {settings.input_items_max} items.", param=param
         )
+    _check_part_count(given, settings.input_parts_max, param)
     places = [f"{param}[{index}]" for index in range(len(given))]
     items = [replace(_parse_item(item, at, settings), param=at) for item, at in zip(given, places, strict=True)]
     _check_length(items, settings.input_chars_max, param)
@@ -132,6 +133,14 @@ async def _store_files(database: Database, user_id: str, item: InputItem, settin
         param = f"{item.param}.content[{index}]"
         parts.append(await store_file(database, user_id, part, settings, param=param) if is_file(part) else part)
     return replace(item, parts=parts)
+
+
+def _check_part_count(given: Iterable[Any], count_max: int, param: str) -> None:
+    """Each of them may be a file, to be looked up or stored."""
+    contents = [item.get("content") for item in given if isinstance(item, dict)]
+    if sum(len(content) for content in contents if isinstance(content, list)) > count_max:
+        message = f"The items in '{param}' hold more than {count_max} content parts."
+        raise InvalidInputError("too_many_parts", message, param=param)
 
 
 def _check_length(items: Iterable[InputItem], chars_max: int, param: str) -> None:
@@ -246,8 +255,8 @@ class _ReasoningText(Given):
 
 
 class _Reasoning(Given):
-    summary: list[_SummaryText] = Field(default_factory=list)
-    content: list[_ReasoningText] | None = None
+    summary: Annotated[list[_SummaryText], Field(fail_fast=True)] = Field(default_factory=list)
+    content: Annotated[list[_ReasoningText], Field(fail_fast=True)] | None = None
 
 
 class _McpCall(Given):
@@ -269,7 +278,7 @@ class _ListedTool(Given):
 
 class _McpListTools(Given):
     server_label: _Id
-    tools: list[_ListedTool]
+    tools: Annotated[list[_ListedTool], Field(fail_fast=True)]
     error: str | None = None
 
 

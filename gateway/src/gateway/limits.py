@@ -5,7 +5,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self, TypeAlias
 
 import msgspec
 from fastapi import Depends, Query
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 from starlette.requests import Request
 
 from gateway.problems import BodyTimeoutError
@@ -31,6 +31,25 @@ OFFSET_MAX = 1_000_000
 JSON_DEPTH_MAX = 64
 JSON_VALUES_MAX = 300_000
 INTEGER_MAX = 2**63 - 1
+_PARAM_KEY_CHARS_MAX = 64  # of a key of the client's, in an error
+
+
+def few(count_max: int) -> BeforeValidator:
+    """Refuses an object with more than `count_max` keys before any of them is looked at.
+
+    Pydantic looks at all of them first and has an error for each: a megabyte of bad ones would hold up everybody.
+    """
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > count_max:
+            raise ValueError(f"at most {count_max} keys are allowed")
+        return value
+
+    return BeforeValidator(check)
+
+
+# The first that is no object ends the look at them; without that there would be an error for each.
+Objects: TypeAlias = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
 
 Metadata: TypeAlias = Annotated[
     dict[
@@ -38,6 +57,7 @@ Metadata: TypeAlias = Annotated[
         Annotated[str, StringConstraints(max_length=METADATA_VALUE_CHARS_MAX)],
     ],
     Field(max_length=METADATA_PAIRS_MAX, examples=[{"topic": "shopping"}]),
+    few(METADATA_PAIRS_MAX),
 ]
 Title: TypeAlias = Annotated[
     str,
@@ -121,35 +141,42 @@ def decode_json(body: bytes) -> Any:
     return value
 
 
-def check_storable(value: Any, param: str = "", depth: int = 0) -> None:
+def check_storable(value: Any, *path: str | int) -> None:
     """Raises InvalidInputError where `value` holds what Postgres cannot: NUL, half characters, huge numbers; or is too
-    deeply nested.
+    deeply nested. `path` is where it is: keys and indexes.
     """
-    if depth > JSON_DEPTH_MAX:
+    if len(path) > JSON_DEPTH_MAX:
         raise _too_deep()
     match value:
         case str():
-            _check_text(value, param)
+            _check_text(value, path)
         case dict():
             for key, inner in value.items():
-                _check_text(key, param)
-                check_storable(inner, f"{param}.{key}" if param else key, depth + 1)
+                _check_text(key, path)
+                check_storable(inner, *path, key)
         case list():
             for index, inner in enumerate(value):
-                check_storable(inner, f"{param}[{index}]", depth + 1)
+                check_storable(inner, *path, index)
         case int() if abs(value) > INTEGER_MAX:
+            param = _param_of(path)
             raise InvalidInputError("number_too_large", f"The number in '{param}' is too large.", param=param or None)
 
 
-def _check_text(text: str, param: str) -> None:
+def _check_text(text: str, path: Sequence[str | int]) -> None:
     if "\0" in text:
         message = "Text must not contain the character U+0000."
-        raise InvalidInputError("invalid_text", message, param=param or None)
+        raise InvalidInputError("invalid_text", message, param=_param_of(path) or None)
     try:
         text.encode()
     except UnicodeEncodeError as error:
         message = "Text must not contain half of a surrogate pair."
-        raise InvalidInputError("invalid_text", message, param=param or None) from error
+        raise InvalidInputError("invalid_text", message, param=_param_of(path) or None) from error
+
+
+def _param_of(path: Sequence[str | int]) -> str:
+    """The path as errors name it. Only they do: a key may have megabytes, and be that of a thousand values."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part[:_PARAM_KEY_CHARS_MAX]}" for part in path]
+    return "".join(parts).removeprefix(".")
 
 
 def _too_deep() -> InvalidInputError:

@@ -6,9 +6,10 @@ What is asked for is honoured, or refused by name. Fields that are not known are
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from gateway.limits import Metadata
+from gateway.limits import Metadata, Objects
 from gateway.settings import GatewaySettings
 from gateway.tools_asked import Offer, parse_tool_choice, parse_tools
 from gateway.turns import MultitaskStrategy
@@ -27,11 +28,10 @@ Includable = Literal[
     "web_search_call.action.sources",
     "web_search_call.results",
 ]
-# The others are of items that no answer here has: there is nothing to include.
+# The others are of items that no answer here has, or would be null: there is nothing to include.
 _NOT_INCLUDED = {
     "message.input_image.image_url": "images are kept as files, and named by their 'file_id'",
     "message.output_text.logprobs": "there are no log probabilities",
-    "reasoning.encrypted_content": "reasoning is not encrypted; store the response and name it by its id",
 }
 # What OpenAI's API knows and this one has not. Anything else that is not known is ignored.
 _NOT_SUPPORTED = ("access_programs", "background_options", "context_management", "image", "moderation", "prompt")
@@ -118,7 +118,7 @@ class ResponseRequest(BaseModel):
     stream_options: StreamOptions | None = None
     background: bool | None = None
     store: bool | None = None
-    tools: list[JsonObject] | None = None
+    tools: Objects | None = None
     tool_choice: str | JsonObject | None = None
     parallel_tool_calls: bool | None = None
     max_output_tokens: int | None = Field(None, ge=1, le=1_000_000)
@@ -131,7 +131,7 @@ class ResponseRequest(BaseModel):
     text: Text | None = None
     reasoning: Reasoning | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    include: list[Includable] | None = None
+    include: Annotated[list[Includable], Field(fail_fast=True)] | None = None
     metadata: Metadata | None = None
     user: _Short | None = None
     safety_identifier: _Short | None = None
@@ -147,7 +147,7 @@ class CreateResponse(ResponseRequest):
         json_schema_extra={"examples": [{"model": "todo", "input": "add a task: buy milk", "stream": True}]}
     )
 
-    input: str | list[JsonObject]
+    input: str | Objects
 
 
 class CountTokens(ResponseRequest):
@@ -155,7 +155,7 @@ class CountTokens(ResponseRequest):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "todo", "input": "hello"}]})
 
-    input: str | list[JsonObject] | None = None
+    input: str | Objects | None = None
 
 
 # Of those that the Response object shows as they were sent.
@@ -196,13 +196,27 @@ def options_of(body: ResponseRequest, agent: Agent, servers: ToolServers, settin
     offer = Offer(agent, servers, settings.tools_max)
     tools = parse_tools(body.tools, offer)
     chosen: dict[str, Any] = {name: value for name in _ECHOED if (value := getattr(body, name)) is not None}
-    return {
+    options = {
         **chosen,
         "tools": tools,
         "tool_choice": parse_tool_choice(body.tool_choice, tools, offer),
         "text": (body.text or Text()).to_wire(),
         "reasoning": (body.reasoning or Reasoning()).to_wire(),
     }
+    _check_size(options, settings.options_bytes_max)
+    return options
+
+
+def _check_size(options: JsonObject, bytes_max: int) -> None:
+    """All of it is in the Response object, and that in several events of each stream."""
+    sizes = {name: len(msgspec.json.encode(value)) for name, value in options.items()}
+    if sum(sizes.values()) > bytes_max:
+        largest = max(sizes, key=lambda name: sizes[name])
+        message = (
+            f"What the request says beside its input has {sum(sizes.values())} bytes, most of them in '{largest}'; "
+            f"at most {bytes_max} are allowed."
+        )
+        raise InvalidInputError("options_too_large", message, param=largest)
 
 
 def _refuse_unsupported(body: ResponseRequest) -> None:

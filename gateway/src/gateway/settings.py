@@ -62,7 +62,9 @@ class GatewaySettings(BrokerSettings, EgressSettings):
     message_chars_max: Annotated[int, Field(ge=1)] = 5_000
     input_chars_max: Annotated[int, Field(ge=1)] = 100_000  # of all input of one POST /v1/responses
     input_items_max: Annotated[int, Field(ge=1)] = 100
+    input_parts_max: Annotated[int, Field(ge=1)] = 500  # texts, images and files in all items of one request
     tools_max: Annotated[int, Field(ge=1)] = 128  # of one POST /v1/responses
+    options_bytes_max: Annotated[int, Field(ge=1_024)] = 512 * 1_024  # its tools, schemas, instructions: all but input
     tasks_per_user_max: Annotated[int, Field(ge=1)] = 1_000
     webhook_endpoints_per_user_max: Annotated[int, Field(ge=1)] = 10
     open_jobs_max: Annotated[int, Field(ge=1)] = 10_000  # of all users

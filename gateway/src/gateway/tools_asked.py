@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool, StringConstraints
 
 from gateway.given import Given, read
+from gateway.limits import Objects
 from shared.agents import TASKS_SERVER, Agent
 from shared.errors import InvalidInputError
 from shared.events import JsonObject
@@ -25,6 +26,7 @@ _OPERATORS = ("server_url", "connector_id", "tunnel_id", "authorization", "heade
 _ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 _Label = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _ServerToolName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+_CHOICES_MAX = 200
 _ServerToolNames = Annotated[list[_ServerToolName], Field(max_length=200)]
 
 
@@ -64,7 +66,7 @@ class _ServerChoice(Given):
 
 class _AllowedChoice(Given):
     mode: Literal["auto", "required"]
-    tools: list[JsonObject]
+    tools: Annotated[Objects, Field(max_length=_CHOICES_MAX)]
 
 
 @dataclass(frozen=True, slots=True)

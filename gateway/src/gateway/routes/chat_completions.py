@@ -6,7 +6,7 @@ refused by name; fields that nobody here knows are ignored, as everywhere under 
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +15,7 @@ from gateway.completions import Completion
 from gateway.deps import CurrentServices, CurrentUser
 from gateway.files import FileKind, check_inline
 from gateway.intake import LargeBodyRoute
+from gateway.limits import Objects, few
 from gateway.problems import V1_ERRORS
 from gateway.settings import GatewaySettings, ModelInput
 from shared.agents import AGENTS, Agent
@@ -24,6 +25,7 @@ from shared.events import JsonObject
 router = APIRouter(prefix="/v1/chat", tags=["chat completions"], route_class=LargeBodyRoute, responses=V1_ERRORS)
 
 _ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
+_LOGIT_BIASES_MAX = 1_024
 _TOOL_KINDS = {"function", "custom"}
 
 
@@ -45,18 +47,18 @@ class _Passed(BaseModel):
     repetition_penalty: float | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     seed: int | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float], few(_LOGIT_BIASES_MAX)] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     response_format: JsonObject | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
-    tools: list[JsonObject] | None = None
+    tools: Objects | None = None
     tool_choice: str | JsonObject | None = None
     parallel_tool_calls: bool | None = None
-    functions: list[JsonObject] | None = None
+    functions: Objects | None = None
     function_call: str | JsonObject | None = None
     user: str | None = None
     safety_identifier: str | None = None
@@ -73,13 +75,13 @@ class CreateCompletion(_Passed):
     )
 
     model: str | None = None
-    messages: list[JsonObject] = Field(min_length=1)
+    messages: Annotated[Objects, Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
     store: bool | None = None
     metadata: JsonObject | None = None
-    modalities: list[str] | None = None
+    modalities: Annotated[list[str], Field(fail_fast=True)] | None = None
     audio: JsonObject | None = None
     prediction: JsonObject | None = None
     web_search_options: JsonObject | None = None

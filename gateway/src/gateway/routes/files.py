@@ -105,17 +105,16 @@ async def create_file(  # noqa: PLR0913, PLR0917 - the fields of the form
             "invalid_input", "expires_after: give both 'anchor' and 'seconds', or neither.", param="expires_after"
         )
     lifetime = None if expires_after_seconds is None else timedelta(seconds=expires_after_seconds)
-    with services.transfers.take(user.id):
-        stored = await store_upload(
-            services.database,
-            user.id,
-            await file.read(),
-            services.settings,
-            filename=file.filename,
-            said_type=file.content_type or "",
-            purpose=purpose,
-            expires_at=datetime.now(UTC) + lifetime if lifetime else None,
-        )
+    stored = await store_upload(
+        services.database,
+        user.id,
+        await file.read(),
+        services.settings,
+        filename=file.filename,
+        said_type=file.content_type or "",
+        purpose=purpose,
+        expires_at=datetime.now(UTC) + lifetime if lifetime else None,
+    )
     return FileView.of(stored)
 
 
@@ -157,7 +156,7 @@ async def get_file(user: CurrentUser, database: Postgres, file_id: FileId) -> Fi
     "/{file_id}/content",
     summary="Retrieve a file's content",
     response_model=None,
-    responses={200: {"content": {"application/octet-stream": {}}, "description": "Exactly what was uploaded."}},
+    responses={200: {"content": {"*/*": {}}, "description": "Exactly what was uploaded."}},
 )
 async def get_file_content(user: CurrentUser, services: CurrentServices, file_id: FileId) -> Response:
     """To be saved, not shown: a browser opens it nowhere in the service's name."""

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
@@ -24,7 +24,7 @@ from gateway.response_request import CountTokens, CreateResponse, Includable, Re
 from gateway.stored_items import Place, history_bytes, list_input, settle
 from gateway.token_count import estimated_tokens
 from gateway.turns import Accepted, MultitaskStrategy, Submission, Turn
-from shared.errors import InvalidInputError
+from shared.errors import InvalidInputError, NotFoundError
 from shared.events import JsonObject
 from shared.ids import Prefix, from_wire, to_wire
 
@@ -56,7 +56,15 @@ class InputItemList(BaseModel):
     has_more: bool
 
 
-@router.post("", summary="Create a response", response_model=None)
+_JSON_OR_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The Response object; with `stream` its events, as server-sent events.",
+        "content": {"application/json": {}, "text/event-stream": {}},
+    }
+}
+
+
+@router.post("", summary="Create a response", response_model=None, responses=_JSON_OR_EVENTS)
 async def create_response(
     request: Request,
     body: CreateResponse,
@@ -103,7 +111,18 @@ async def count_input_tokens(body: CountTokens, user: CurrentUser, services: Cur
     return InputTokens(input_tokens=estimated_tokens(agent, options, items, said_before))
 
 
-@router.get("/{response_id}", summary="Retrieve a response, or follow its events", response_model=None)
+@router.post("/compact", include_in_schema=False)
+async def compact(_user: CurrentUser) -> None:
+    """Part of the vendor's API, and of ours not: or the path would be taken for that of a response."""
+    raise NotFoundError("not_found", "Compaction is not offered: long conversations are summarised by themselves.")
+
+
+@router.get(
+    "/{response_id}",
+    summary="Retrieve a response, or follow its events",
+    response_model=None,
+    responses=_JSON_OR_EVENTS,
+)
 async def retrieve_response(
     job_id: ResponseId,
     user: CurrentUser,

@@ -14,7 +14,7 @@ from gateway.conversation_items import ends_of
 from gateway.deps import ConversationId, CurrentServices, CurrentUser, Postgres, Services
 from gateway.intake import LargeBodyRoute, UserRoute
 from gateway.items import InputItem, parse_items, store_files
-from gateway.limits import PAGE_LENGTH_DEFAULT, Metadata, PageLength, Title
+from gateway.limits import PAGE_LENGTH_DEFAULT, Metadata, Objects, PageLength, Title
 from gateway.problems import V1_ERRORS
 from gateway.queries import Archived, ConversationsAfter, ItemsAfter, Order
 from gateway.stored_items import Place, settle
@@ -106,7 +106,7 @@ class NewConversation(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"topic": "shopping"}}]})
 
     metadata: Metadata | None = None
-    items: list[JsonObject] | None = Field(None, description=f"At most {ITEMS_MAX}.")
+    items: Objects | None = Field(None, description=f"At most {ITEMS_MAX}.")
 
 
 class NewItems(BaseModel):
@@ -114,7 +114,7 @@ class NewItems(BaseModel):
         json_schema_extra={"examples": [{"items": [{"type": "message", "role": "user", "content": "Hello"}]}]}
     )
 
-    items: list[JsonObject] = Field(description=f"At most {ITEMS_MAX}.")
+    items: Objects = Field(description=f"At most {ITEMS_MAX}.")
 
 
 class ConversationChange(BaseModel):
