@@ -134,6 +134,7 @@ def _model(user: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:
             "OPENAI_BASE_URL": f"http://{LOOPBACK}:{ports[DEMO_MODEL]}/v1",
             "OPENAI_API_KEY": "demo",
             "MODEL": "demo",
+            "MODEL_INPUTS": "text,image,file",
         }
     if not user.get("MODEL"):
         raise Failure("OPENAI_API_KEY or OPENAI_BASE_URL is set, but not MODEL: set it to a model of that endpoint")

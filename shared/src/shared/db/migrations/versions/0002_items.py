@@ -66,6 +66,23 @@ alter table jobs add column input_item_count integer not null default 0
 alter table jobs add column options jsonb not null default '{}'
 
 
+-- Those there are: what came in was stored with the job, what went out once it had begun.
+alter table jobs no force row level security
+
+
+alter table messages no force row level security
+
+
+update jobs j set input_item_count = (select count(*) from messages m
+                                      where m.job_id = j.id and m.created_at < coalesce(j.started_at, 'infinity'))
+
+
+alter table messages force row level security
+
+
+alter table jobs force row level security
+
+
 comment on column jobs.input_item_count is 'its items with an ordinal below are input, the others output'
 
 
@@ -104,8 +121,8 @@ _FUNCTIONS = """
 drop function accept_turn
 
 
--- `p_items` are objects {id, ordinal, kind, role, content, parts, item}: kind 'message' has role, content, parts, and in
--- `item` perhaps a phase; all others have only `item`. `p_parent_job_id` null: the turn follows the one accepted last,
+-- `p_items` are objects {id, ordinal, kind, role, content, parts, item}: kind 'message' has role, content, parts, and
+-- perhaps a phase in `item`; all others have only `item`. `p_parent_job_id` null: the turn follows the one accepted last,
 -- or nothing where `p_at_start`.
 create function accept_turn(
     p_user_id text, p_job_id uuid, p_conversation_id uuid, p_is_new_conversation boolean, p_title text,
@@ -201,7 +218,7 @@ begin
            i.parts, 'completed', coalesce(i.item, '{}')
     from jsonb_to_recordset(p_items)
          i (id uuid, ordinal integer, kind text, role text, content text, parts jsonb, item jsonb)
-    where i.kind = 'message';
+    where coalesce(i.kind, 'message') = 'message';  -- gateways of the version before know no kinds
     insert into items (id, conversation_id, job_id, user_id, turn, ordinal, kind, item)
     select i.id, conversation.id, p_job_id, p_user_id, conversation.last_turn + 1, i.ordinal, i.kind, i.item
     from jsonb_to_recordset(p_items) i (id uuid, ordinal integer, kind text, item jsonb)
