@@ -122,8 +122,8 @@ drop function accept_turn
 
 
 -- `p_items` are objects {id, ordinal, kind, role, content, parts, item}: kind 'message' has role, content, parts, and
--- perhaps a phase in `item`; all others have only `item`. `p_parent_job_id` null: the turn follows the one accepted last,
--- or nothing where `p_at_start`.
+-- perhaps a phase in `item`; all others have only `item`. `p_parent_job_id` null: the turn follows the one accepted
+-- last, or nothing where `p_at_start`.
 create function accept_turn(
     p_user_id text, p_job_id uuid, p_conversation_id uuid, p_is_new_conversation boolean, p_title text,
     p_conversation_metadata jsonb, p_parent_job_id uuid, p_background boolean, p_store boolean, p_request jsonb,
