@@ -235,9 +235,7 @@ async def test_the_tool_calls_of_a_turn_without_an_answer_are_not_lost(ada: Call
     assert [len(message["tool_calls"]) for message in answer.json()["items"]] == [1]
 
 
-@pytest.mark.parametrize(
-    "malformed", ["x", "conv_x", f"resp_{uuid7().hex}", uuid7().hex, "conv_" + "A" * 32, "conv_%0a"]
-)
+@pytest.mark.parametrize("malformed", ["x", "conv_x", f"resp_{'0' * 32}", "0" * 32, "conv_" + "A" * 32, "conv_%0a"])
 @pytest.mark.parametrize("path", ["/api/conversations/{}", "/api/conversations/{}/messages", "/v1/conversations/{}"])
 async def test_a_malformed_id_is_refused(ada: Caller, path: str, malformed: str) -> None:
     answer = await ada.get(path.format(malformed))
