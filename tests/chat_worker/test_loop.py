@@ -647,7 +647,7 @@ async def test_an_approved_call_is_made_before_the_model_is_asked() -> None:
 
     assert tools.made == [("wipe", {}, "job_1:0:0")]
     assert happenings[:3] == [
-        ModelRound(0, "", (ASK_WIPE,), Finish.TOOL_CALLS, Usage()),
+        ModelRound(0, "", (ASK_WIPE,), Finish.TOOL_CALLS, Usage(), is_of_client=True),
         ToolStarted(0, 0, ASK_WIPE, "mail", "mcpr_1"),
         ToolFinished(0, 0, ASK_WIPE, "mail", ToolResult("ok")),
     ]
@@ -667,7 +667,7 @@ async def test_of_a_refused_call_the_model_is_told_that_the_user_refused_it() ->
 
 
 async def test_an_approved_call_is_not_made_again_by_the_next_attempt() -> None:
-    asked = ModelRound(0, "", (ASK_WIPE,), Finish.TOOL_CALLS, Usage())
+    asked = ModelRound(0, "", (ASK_WIPE,), Finish.TOOL_CALLS, Usage(), is_of_client=True)
     tools = ScriptedTools(tools=WITH_WIPE)
     done = [PastStep(asked, frozenset({0}), {0: ToolResult("gone")})]
     begun = [PastStep(asked, frozenset({0}))]
@@ -689,6 +689,48 @@ async def test_an_approval_is_for_the_server_that_was_asked_about() -> None:
 
     assert tools.made == []
     assert ToolStarted(0, 0, ASK_WIPE, "mail", "mcpr_1") in happenings
+
+
+async def test_an_answer_that_was_deleted_meanwhile_allows_nothing_and_no_other_takes_its_place() -> None:
+    spare = replace(ASK_WIPE, call_id="call_y", arguments='{"disk":"spare"}')
+    asked = ModelRound(0, "", (ASK_WIPE, spare), Finish.TOOL_CALLS, Usage(), is_of_client=True)
+    yes_to_spare = replace(YES, request_id="mcpr_2", call=spare)
+    one_left, none_left = ScriptedTools(tools=WITH_WIPE), ScriptedTools(tools=WITH_WIPE)
+    first, second = ScriptedModel(answers("Done.")), ScriptedModel(answers("Hm."))
+
+    await told(a_turn(approvals=[yes_to_spare], past=[PastStep(asked)]), first, one_left)
+    await told(a_turn(past=[PastStep(asked, started=frozenset({1}))]), second, none_left)
+
+    assert one_left.made == [("wipe", {"disk": "spare"}, "job_1:0:1")]
+    assert none_left.made == []
+    contents = [str(message["content"]) for message in (*first.requests[0].messages, *second.requests[0].messages)]
+    assert sum("answer was deleted. The call was not made" in content for content in contents) == 2
+    assert "outcome unknown" in contents[-1]
+
+
+async def test_calls_that_the_user_allowed_are_no_output_of_the_model() -> None:
+    long_call = replace(ASK_WIPE, arguments='{"disk":"' + "x" * 1_000 + '"}')
+    model = ScriptedModel(answers("Done."))
+    settings = TurnSettings(output_token_count_max=10)
+
+    happenings = await told(
+        a_turn(approvals=[replace(YES, call=long_call)], settings=settings), model, ScriptedTools(tools=WITH_WIPE)
+    )
+
+    assert model.requests[0].output_token_count_max == 10
+    assert happenings[-1] == TurnEnded(End.ANSWERED, Usage(1, 2))
+
+
+@pytest.mark.parametrize(("asked_as", "offered_as"), [("mail__wipe", "wipe"), ("wipe", "mail__wipe")])
+async def test_an_approval_is_for_the_tool_under_whatever_name_it_is_offered_now(
+    asked_as: str, offered_as: str
+) -> None:
+    tools = ScriptedTools(tools=[replace(WIPE, name=offered_as)])
+    yes = replace(YES, call=replace(ASK_WIPE, name=asked_as))
+
+    await told(a_turn(approvals=[yes]), ScriptedModel(answers("Done.")), tools)
+
+    assert [name for name, _, _ in tools.made] == [offered_as]
 
 
 async def test_a_choice_of_tool_holds_for_the_first_round_that_a_model_is_asked_for() -> None:

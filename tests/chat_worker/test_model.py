@@ -420,6 +420,7 @@ async def test_the_wait_may_be_a_date() -> None:
         (400, {"type": "exceed_context_size_error", "code": 400}, "context_length_exceeded"),
         (400, {"message": "This model's maximum context length is 4096 tokens."}, "context_length_exceeded"),
         (400, {"message": "the request exceeds the available context size"}, "context_length_exceeded"),
+        (400, {"message": "exceed" * 10_000}, "model_request_refused"),  # read in no time
         (400, {"message": "prompt is too long: 210000 tokens > 200000 maximum"}, "context_length_exceeded"),
     ],
 )

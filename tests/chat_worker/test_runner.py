@@ -29,6 +29,7 @@ from shared.events import ResponseEvents
 from shared.ids import uuid7
 from shared.states import JobStatus
 from tests.support.attempts import (
+    ADD_TASK,
     RUNNER_LIMITS,
     SEND_MAIL,
     USER,
@@ -747,6 +748,78 @@ async def test_a_refused_call_is_not_made_and_the_model_knows(bench: Bench) -> N
     assert tools.made == []
     assert [item["type"] for item in bench.journal.response(no)["output"]] == ["message"]
     assert "refused by the user: too late" in model.requests[0].messages[-1]["content"]
+
+
+async def test_what_the_model_does_after_a_refusal_is_gone_on_with_by_the_next_attempt(bench: Bench) -> None:
+    tools = ScriptedTools(replace(SEND_MAIL, requires_approval=True), ADD_TASK)
+    job, [request] = await _asked(bench, tools, MAIL)
+    no = await bench.accept(
+        answered(request, approve=False), said("Add milk."), parent=job, conversation_id=job.conversation_id
+    )
+    tools.before = forever
+    attempt = asyncio.ensure_future(bench.run(no, ScriptedModel([], asks(MILK)), tools))
+    await wait_until(_tells(bench, no, "response.mcp_call.in_progress"))
+
+    await bench.kill(attempt)
+    tools.before = None
+    await bench.run(no, ScriptedModel([], [], says("Done.")), tools, is_redelivery=True)
+
+    assert [key for _, _, key in tools.made] == [f"{no.job_id.hex}:1:0"]
+    assert [item["type"] for item in bench.journal.response(no)["output"]] == ["mcp_call", "message"]
+
+
+@pytest.mark.parametrize("message_count", range(10))
+async def test_wherever_an_attempt_dies_what_was_allowed_is_done_once(bench: Bench, message_count: int) -> None:
+    tools = ScriptedTools(replace(SEND_MAIL, requires_approval=True), ADD_TASK)
+    job, [ann, bob, cem] = await _asked(bench, tools, MAIL, replace(MAIL, call_id="b"), replace(MAIL, call_id="c"))
+    yes, no, also = (
+        answered(request, approve=approve) for request, approve in ((ann, True), (bob, False), (cem, True))
+    )
+    turn = await bench.accept(yes, no, also, said("Please."), parent=job, conversation_id=job.conversation_id)
+    script = asks(MILK, text="So.", reasoning="Hm."), says("All ", "done.")
+    first, second = ScriptedModel([], *script), ScriptedModel([], *script)
+    bench.journal.message_count_max = len(bench.journal.bodies) + message_count
+    attempt = asyncio.ensure_future(bench.run(turn, first, tools))
+    await wait_until(lambda: _has_asked_and_made(first, 2, tools, 3), what="the attempt waits for confirmation")
+
+    await bench.kill(attempt)
+    await bench.run(turn, second, tools, is_redelivery=True)
+
+    assert [name for name, _, _ in tools.made] == ["send_mail", "send_mail", "add_task"]
+    output = bench.journal.response(turn)["output"]
+    assert [item["type"] for item in output] == [
+        "mcp_call", "mcp_call", "reasoning", "message", "mcp_call", "message",
+    ]  # fmt: skip
+    assert [item["approval_request_id"] for item in output[:2]] == [ann["id"], cem["id"]]
+    _assert_well_formed(bench, turn)
+
+
+async def test_an_allowed_call_whose_record_was_deleted_is_not_told_as_never_made(bench: Bench) -> None:
+    tools = ScriptedTools(replace(SEND_MAIL, requires_approval=True))
+    job, [request] = await _asked(bench, tools, MAIL)
+    yes = await bench.accept(answered(request, approve=True), said("Yes."), conversation_id=job.conversation_id)
+    await bench.run(yes, ScriptedModel([], says("Sent.")), tools)
+    await bench.write_back(yes)
+    async with bench.turns.gateway.transaction(USER) as db:
+        await db.execute("update tool_calls set deleted_at = clock_timestamp() where job_id = $1", yes.job_id)
+    after = await bench.job("And now?", job.conversation_id)
+
+    await bench.run(after, model := ScriptedModel(says("Hm.")), tools)
+
+    [told] = [message["content"] for message in model.requests[0].messages if message["role"] == "tool"]
+    assert "There is no record of it" in told
+
+
+async def _asked(bench: Bench, tools: ScriptedTools, *calls: ToolCall) -> tuple[Accepted, list[dict[str, Any]]]:
+    """A turn that ended with asking whether these calls may be made, and what it asked."""
+    job = await bench.job("mail them")
+    await bench.run(job, ScriptedModel(asks(*calls)), tools)
+    await bench.write_back(job)
+    return job, bench.journal.response(job)["output"]
+
+
+async def _has_asked_and_made(model: ScriptedModel, request_count: int, tools: ScriptedTools, call_count: int) -> bool:
+    return (len(model.requests), len(tools.made)) == (request_count, call_count)
 
 
 async def test_reasoning_is_an_item_before_what_it_led_to(bench: Bench) -> None:

@@ -194,6 +194,7 @@ def test_a_title_is_one_clean_line(said_by_model: str, title: str) -> None:
 
 def test_a_long_title_is_cut_between_words() -> None:
     assert clean_title("word " * 30) == "word word word word word word word word word word word…"
+    assert len(clean_title("[" * 1_000_000)) == 60  # in no time
 
 
 @given(st.text(max_size=300))

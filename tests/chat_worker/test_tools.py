@@ -809,6 +809,19 @@ async def test_a_configured_server_gets_its_headers_and_no_users_token(
     assert "ada" not in json.dumps(seen)
 
 
+async def test_a_result_of_a_configured_server_is_not_checked_which_might_take_for_ever(
+    configuration: Configuration, serving: Serving
+) -> None:
+    server = OddServer()
+    schema = {"type": "object", "properties": {"total": {"type": "integer"}}}
+    server.tools = [{"name": "misfit", "inputSchema": {"type": "object"}, "outputSchema": schema}]
+    configuration.edit(extra=await serving(server))
+
+    result = await configuration.call("misfit")
+
+    assert result.output == '{"total":"many"}'
+
+
 async def test_a_policy_says_which_tools_there_are_also_when_they_are_called(
     configuration: Configuration, serving: Serving
 ) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from persistence.drafts import AttemptsSpent
 from persistence.writer import write_batch
 from shared.contracts import CancelRequested, JobReady, JournalChunk, JournalChunks, raw_events
 from shared.events import Failure, Usage, type_of
@@ -477,6 +478,24 @@ async def test_a_call_that_was_begun_is_told_of_by_whoever_ends_the_job(services
     assert (row["status"], call["name"], call["status"]) == ("cancelled", "send_mail", "failed")
     assert call["error"]["content"][0]["text"].startswith("outcome unknown")
     assert [stored["tool_name"] for stored in await services.rows(_CALLS, attempt.job.id)] == ["send_mail"]
+
+
+async def test_a_call_that_was_begun_behind_text_that_is_still_open_is_told_of(services: Services) -> None:
+    stopped, spent = [await services.claim(await services.accept()) for _ in range(2)]
+    for attempt in (stopped, spent):
+        await services.record_call(attempt, "send_mail")
+        await services.write(attempt.begins(), attempt.says("One moment"))
+    cancel = await services.request_cancel(stopped.job)
+    await services.change(spent.job, "status = 'queued', lease_until = null")
+
+    await services.write(cancel, stopped.is_released(60))
+    await services.write(AttemptsSpent(job_id=spent.job.id, conversation_id=spent.job.conversation_id))
+
+    for attempt, status in ((stopped, "cancelled"), (spent, "failed")):
+        row = await services.job_row(attempt.job)
+        assert (row["status"], [item["type"] for item in row["response"]["output"]]) == (status, ["mcp_call"])
+        items = [msgspec.json.decode(event).get("item") for event in await services.journal(attempt.job)]
+        assert [item["status"] for item in items if item] == ["in_progress", "incomplete", "in_progress", "failed"]
 
 
 async def test_what_disagrees_with_the_row_is_dropped(services: Services) -> None:

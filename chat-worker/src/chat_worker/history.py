@@ -306,7 +306,10 @@ _Told: TypeAlias = Said | _Round
 _NOT_ALLOWED_YET = ToolResult(
     None, ToolError(ToolErrorKind.EXECUTION, "the user has not allowed this call yet. It was not made.")
 )
-_NOT_MADE = ToolResult(None, ToolError(ToolErrorKind.EXECUTION, "the user allowed this call, but it was not made."))
+# It was stopped before, or the record was deleted: then it may well have been made.
+_NOT_KNOWN = ToolResult(
+    None, ToolError(ToolErrorKind.EXECUTION, "the user allowed this call. There is no record of it having been made.")
+)
 
 
 class _Teller:
@@ -417,7 +420,7 @@ class _Teller:
             _take_back(round_, with_text=False)
             self.approvals.append(ApprovalAnswer(request_id, server_label, round_.calls[0], is_approved, reason))
             return
-        round_.results = [_NOT_MADE if is_approved else refused_by_user(reason)]
+        round_.results = [_NOT_KNOWN if is_approved else refused_by_user(reason)]
         self._bring(round_)
 
     def _add_round(self, call_id: str, call: JsonObject, result: ToolResult) -> None:

@@ -259,7 +259,7 @@ class _Attempt:
         self._journal: AttemptJournal | None = None  # until it is known where it goes on
         if claim.attempt == 1:
             self._journal = _open_journal(worker.outgoing, claim, next_seq=claim.next_seq)
-        self._unrecorded: ModelRound | None = None
+        self._unrecorded: list[ModelRound] = []  # more than one where the user allowed no call of the first
         self._usage = Usage()
         self._cut_token_count = 0  # told of a round that has not ended: an estimate
         self._asked_token_count = 0  # of the prompt; estimated, until the endpoint says it
@@ -433,27 +433,27 @@ class _Attempt:
                 self._usage += happening.usage
                 self._cut_token_count = 0
                 self._asked_token_count = happening.usage.input_tokens or self._asked_token_count
-                self._unrecorded = happening if happening.calls else None
+                self._unrecorded = [*self._unrecorded, happening] if happening.calls else []
             case ToolStarted():
                 self._call_count += 1
-                round_ = await self._record_with_round(happening)
+                is_new = await self._record_with_round(happening)
                 reach("worker.after_intent")
-                told = to.close_message() if round_ else []
+                told = to.close_message() if is_new else []
                 await to.lane.put(told + to.open_call(happening), urgent=True)
             case ToolFinished(result=result):
                 reach("worker.after_tool")
                 await self._record(happening)
                 await to.lane.put(to.close_call(result))
             case HandedOver(calls=calls):
-                round_ = await self._record_with_round(happening)
-                told = to.close_message() if round_ else []
+                is_new = await self._record_with_round(happening)
+                told = to.close_message() if is_new else []
                 await to.lane.put(told + [event for call in calls for event in to.hand_over(call)])
 
-    async def _record_with_round(self, happening: ToolStarted | HandedOver) -> ModelRound | None:
-        """Record what is to happen, and its round if that is not recorded yet: returns it then."""
-        round_, self._unrecorded = self._unrecorded, None
-        await self._record(*([happening] if round_ is None else [round_, happening]))
-        return round_
+    async def _record_with_round(self, happening: ToolStarted | HandedOver) -> bool:
+        """Record what is to happen, and its round if that is not recorded yet; whether it was not."""
+        rounds, self._unrecorded = self._unrecorded, []
+        await self._record(*rounds, happening)
+        return bool(rounds)
 
     async def _record(self, *happenings: ModelRound | ToolStarted | ToolFinished | HandedOver) -> None:
         claim, rows = self._claim, [row for happening in happenings for row in Row.all_of(happening)]

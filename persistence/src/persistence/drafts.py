@@ -141,6 +141,7 @@ class Draft:
         events = response.cut_mcp_call()
         told_count = sum(item["type"] == "mcp_call" for item in response.output)
         for call in self.calls[told_count:]:
+            events += response.abandon()  # what was said before the call, and may have come here in part only
             events += response.open_mcp_call(new_wire_id(Prefix.MCP_CALL), **call)
             events += response.cut_mcp_call()
         events += response.end(status, ended_at=datetime.now(UTC), usage=self.usage, failure=failure)

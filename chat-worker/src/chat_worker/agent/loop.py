@@ -181,7 +181,7 @@ async def _ask(
     """
     if step < progress.first_asked_step:
         calls = tuple(answer.call for answer in progress.turn.approvals)
-        yield ModelRound(step, "", calls, Finish.TOOL_CALLS, Usage())
+        yield ModelRound(step, "", calls, Finish.TOOL_CALLS, Usage(), is_of_client=True)
         return
     limits = progress.turn.limits
     delays = iter(limits.retry_delays_seconds)
@@ -281,8 +281,8 @@ def _offered(turn: Turn, tools: Sequence[Tool]) -> dict[str, Tool | FunctionTool
     offered: dict[str, Tool | FunctionTool] = {}
     functions = {function.name: function for function in turn.functions}
     for tool in tools:
-        name = f"{tool.server_label}__{tool.name}"[:_NAME_CHARS_MAX] if tool.name in functions else tool.name
-        offered.setdefault(name, tool)
+        name, longer_name = _names_of(tool)
+        offered.setdefault(longer_name if name in functions else name, tool)
     offered |= functions
     allowed = turn.settings.allowed
     if allowed is None:
@@ -290,12 +290,17 @@ def _offered(turn: Turn, tools: Sequence[Tool]) -> dict[str, Tool | FunctionTool
     return {name: tool for name, tool in offered.items() if any(_is_meant(ref, name, tool) for ref in allowed)}
 
 
+def _names_of(tool: Tool) -> tuple[str, str]:
+    """The tool's name, and the one that it is offered by where a function of the client's has that."""
+    return tool.name, f"{tool.server_label}__{tool.name}"[:_NAME_CHARS_MAX]
+
+
 def _is_meant(ref: ToolRef, name: str, tool: Tool | FunctionTool) -> bool:
     """Whether `ref` means the tool that is offered as `name`."""
     if isinstance(tool, FunctionTool):
         return ref.server_label is None and ref.name == name
     is_server = ref.server_label in {None, tool.server_label}
-    return is_server and ref.name in {name, tool.name, name.removeprefix(f"{tool.server_label}__"), None}
+    return is_server and ref.name in {name, *_names_of(tool), name.removeprefix(f"{tool.server_label}__"), None}
 
 
 class _Progress:
@@ -304,7 +309,9 @@ class _Progress:
     def __init__(self, turn: Turn, *, offered: Mapping[str, Tool | FunctionTool]) -> None:
         self.turn = turn
         self.offered = offered
-        self.first_asked_step = 1 if turn.approvals else 0
+        is_answered = bool(turn.approvals) or any(step.round.is_of_client for step in turn.past[:1])
+        self.first_asked_step = 1 if is_answered else 0
+        self._answers = {answer.call.call_id: answer for answer in turn.approvals}
         self.usage = Usage()
         self._prompt = turn.messages
         self._shorter = iter(turn.shorter)
@@ -318,7 +325,8 @@ class _Progress:
 
     def count(self, round_: ModelRound) -> None:
         self.usage += round_.usage
-        self._output_token_count += round_.usage.output_tokens or _estimated_output(round_)
+        if not round_.is_of_client:
+            self._output_token_count += round_.usage.output_tokens or _estimated_output(round_)
         self._call_count_before = self._call_count
         self._call_count += sum(not self._is_function(call) for call in round_.calls)
 
@@ -370,24 +378,33 @@ class _Progress:
         return self._call_count_before + before >= self._call_count_max
 
     def refused(self, record: PastStep, index: int) -> ToolResult | None:
-        """What the model is told of a call that the user does not allow."""
+        """What the model is told of a call that the user does not allow, or not any more."""
         answer = self._answer(record, index)
-        return None if answer is None or answer.is_approved else refused_by_user(answer.reason)
+        if answer is not None:
+            return None if answer.is_approved else refused_by_user(answer.reason)
+        is_withdrawn = record.round.is_of_client and index not in record.started
+        return _refusal("the user's answer was deleted. The call was not made.") if is_withdrawn else None
 
     def approval_request_id(self, record: PastStep, index: int) -> str | None:
         answer = self._answer(record, index)
         return None if answer is None else answer.request_id
 
     def server_tool(self, record: PastStep, index: int) -> Tool | None:
-        """The tool of a call that is ours to make, if it is offered; what the user was asked about is of one server."""
+        """The tool of a call that is ours to make, if it is offered; what the user was asked about is of one server.
+
+        It may have had another name then: that depends on what else is offered.
+        """
         call = record.round.calls[index]
-        answer = self._answer(record, index)
-        if answer is None:
+        if not record.round.is_of_client:
             tool = self.offered.get(call.name)
             return tool if isinstance(tool, Tool) else None
+        answer = self._answer(record, index)
+        if answer is None:
+            return None
         meant = ToolRef(call.name, answer.server_label)
-        tools = (tool for name, tool in self.offered.items() if _is_meant(meant, name, tool))
-        return next((tool for tool in tools if isinstance(tool, Tool)), None)
+        tools = {name: tool for name, tool in self.offered.items() if _is_meant(meant, name, tool)}
+        found = tools.get(call.name) or next(iter(tools.values()), None)
+        return found if isinstance(found, Tool) else None
 
     def arguments_of(self, call: ToolCall) -> JsonObject | None:
         if len(call.arguments.encode()) > self.turn.limits.arguments_bytes_max:
@@ -409,7 +426,7 @@ class _Progress:
         if record.handed:
             return index in record.handed
         is_begun = index in record.started or index in record.results
-        if is_begun or self._answer(record, index) is not None:
+        if is_begun or record.round.is_of_client:
             return False
         call = record.round.calls[index]
         tool = self.server_tool(record, index)
@@ -421,10 +438,11 @@ class _Progress:
         return isinstance(self.offered.get(call.name), FunctionTool)
 
     def _answer(self, record: PastStep, index: int) -> ApprovalAnswer | None:
-        """The client's answer that call `index` comes from, if the step is made of such answers."""
-        if record.round.step >= self.first_asked_step or index >= len(self.turn.approvals):
-            return None
-        return self.turn.approvals[index]
+        """The client's answer that call `index` comes from, if the step is made of such answers.
+
+        An earlier attempt may have had more of them: what was deleted since is not there any more.
+        """
+        return self._answers.get(record.round.calls[index].call_id) if record.round.is_of_client else None
 
     def _output_tokens_left(self) -> int | None:
         """Of those that the client allows. Our own limit is not sent: it may be more than the endpoint accepts."""

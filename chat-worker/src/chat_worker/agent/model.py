@@ -493,7 +493,7 @@ _REFUSED_WORDS = {
 _TRANSIENT_STATUSES = {408, 409, 425, 429}
 # Endpoints without a code for it say it in words, such as "This model's maximum context length is 4096 tokens".
 _SAYS_TOO_LONG = re.compile(
-    r"(maximum|exceed\w*|available|longer than).{0,60}\bcontext\b|prompt is too long", re.IGNORECASE
+    r"(maximum|exceed\w{0,4}|available|longer than).{0,60}\bcontext\b|prompt is too long", re.IGNORECASE
 )
 
 

@@ -7,7 +7,8 @@ Whatever a server does, a call ends in bounded time and bounded memory as one `T
   Beside a kept client that costs about a millisecond, as all share one pool of connections and one TLS context.
 - `_Exchange` lies below each client: it counts the bytes of the answer, notes what HTTP said (the client itself does
   not tell 401 from 500) and turns broken connections into answers (they would break the client instead).
-- A result is checked here against the tool's schema, with validators that live as long as the remembered list.
+- A result of our own servers is checked against the tool's schema, with validators that live as long as the remembered
+  list. Not so others': whose schema and result come from one hand can have the check run for ever, in the loop of all.
 
 There are our own servers, which are called as the user, and those that the operator configures, which may change at any
 time (`shared.tool_servers`) and never get anything by which they could act as one.
@@ -373,7 +374,7 @@ class _Connector:
             log.warning("tools_left_out", server=self.server.label, count=len(allowed) - len(usable))
         return _Listing(
             tuple(self._tool_of(tool) for tool in usable),
-            {tool.name: _validator_of(tool.output_schema) for tool in usable if tool.output_schema is not None},
+            {tool.name: _validator_of(tool.output_schema) for tool in usable if self._is_own and tool.output_schema},
         )
 
     def _tool_of(self, listed: ListedTool) -> Tool:

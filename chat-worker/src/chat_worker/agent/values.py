@@ -130,7 +130,10 @@ OUTCOME_UNKNOWN = ToolResult(None, ToolError(ToolErrorKind.EXECUTION, OUTCOME_UN
 
 @dataclass(frozen=True, slots=True)
 class ApprovalAnswer:
-    """The client's answer to the question whether `call` may be made. `request_id` is the question's item."""
+    """The client's answer to the question whether `call` may be made. `request_id` is the question's item.
+
+    The `call_id` is that of no other call which is answered.
+    """
 
     request_id: str
     server_label: str
@@ -189,6 +192,7 @@ class ModelRound:
     """A whole model round: its text, the calls it asks for, why it ended, what it cost, what it thought before.
 
     There are calls if, and only if, `finish` is `TOOL_CALLS`: calls of a truncated round are dropped, never run.
+    `is_of_client`: no model asked for these calls, they are those that the client gave answers to.
     """
 
     step: int
@@ -197,6 +201,7 @@ class ModelRound:
     finish: Finish
     usage: Usage
     reasoning: str = ""
+    is_of_client: bool = False
 
 
 @dataclass(frozen=True, slots=True)
