@@ -1,5 +1,6 @@
 """What clients send as input: every kind of item, made our own; what is refused; what answers and refers to what."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -342,18 +343,53 @@ async def test_an_approval_that_is_sent_again_with_its_key_gives_the_first_respo
 
 
 async def test_a_request_that_is_referred_to_may_be_answered_elsewhere(ada: Caller, turns: Turns) -> None:
-    asking, request = await create(ada, "delete it"), a_request()
-    await answer_with(turns, asking, request)
-    reference = {"type": "item_reference", "id": request["id"]}
-    approval = {**APPROVED, "approval_request_id": request["id"]}
+    (asking, request), (_, other) = await an_open_request(ada, turns), await an_open_request(ada, turns)
 
-    elsewhere = await create(ada, [USER, reference, approval])
-    behind = await create(ada, [reference, approval], previous_response_id=asking["id"])
+    elsewhere = await create(ada, [USER, *answered(other)])
+    behind = await create(ada, answered(request), previous_response_id=asking["id"])
 
     _, copied, approved = (await input_of(ada, elsewhere, order="asc"))["data"]
-    assert approved["approval_request_id"] == copied["id"] != request["id"]
+    assert approved["approval_request_id"] == copied["id"] != other["id"]
     [approved] = (await input_of(ada, behind))["data"]
     assert approved["approval_request_id"] == request["id"]
+
+
+async def test_a_request_is_answered_once_on_whichever_branch(ada: Caller, turns: Turns) -> None:
+    asking, request = await an_open_request(ada, turns)
+    [_, approval] = answered(request)
+    body = {"model": "todo", "background": True, "previous_response_id": asking["id"], "input": [approval]}
+
+    at_once = await asyncio.gather(*(ada.post("/v1/responses", json=body) for _ in range(4)))
+    later = await refusal(ada, [approval], previous_response_id=asking["id"])
+    elsewhere = await refusal(ada, [USER, *answered(request)])
+
+    assert sorted(answer.status_code for answer in at_once) == [200, 400, 400, 400]
+    assert (later[:2], elsewhere[:2]) == ((400, "already_answered"), (400, "already_answered"))
+
+
+async def test_a_repeated_request_gets_its_response_though_what_it_names_is_gone(ada: Caller) -> None:
+    parent = await create(ada, "hi")
+    body = {"model": "todo", "background": True, "previous_response_id": parent["id"], "input": "and?"}
+    first = await ada.post("/v1/responses", json=body, headers={"idempotency-key": "once"})
+    await ada.delete(f"/v1/responses/{parent['id']}")
+
+    again = await ada.post("/v1/responses", json=body, headers={"idempotency-key": "once"})
+    other = await ada.post("/v1/responses", json=body, headers={"idempotency-key": "twice"})
+
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+    assert other.status_code == 404
+
+
+async def an_open_request(caller: Caller, turns: Turns) -> tuple[Object, Object]:
+    """A response that asked for an approval, and the request."""
+    asking, request = await create(caller, "delete it"), a_request()
+    await answer_with(turns, asking, request)
+    return asking, request
+
+
+def answered(request: Object) -> list[Object]:
+    reference = {"type": "item_reference", "id": request["id"]}
+    return [reference, {**APPROVED, "approval_request_id": request["id"]}]
 
 
 async def test_a_reference_stands_for_a_stored_item_of_any_kind(ada: Caller, turns: Turns) -> None:

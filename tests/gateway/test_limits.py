@@ -1,18 +1,27 @@
 """Every limit on what a request may bring and hold."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from gateway.limits import JSON_DEPTH_MAX, Slots, checked_message, decode_json
+from gateway.items import parse_items
+from gateway.limits import JSON_DEPTH_MAX, Metadata, Slots, checked_message, decode_json
+from gateway.response_request import CreateResponse
+from gateway.routes.chat_completions import CreateCompletion
+from gateway.routes.v1_conversations import NewConversation
+from gateway.settings import GatewaySettings
 from shared.errors import InvalidInputError, LimitExceededError
-from tests.gateway.conftest import Caller
+from tests.gateway.conftest import Caller, Serve
+from tests.support.waiting import wait_until
 
 LIMIT = 256 * 1_024
 
 
 async def test_a_body_over_the_limit_is_refused_by_its_announced_length(ada: Caller) -> None:
-    answer = await ada.post("/v1/conversations", content=b" " * (LIMIT + 1))
+    answer = await ada.post("/v1/webhook_endpoints", content=b" " * (LIMIT + 1))
 
     assert answer.status_code == 413
     assert str(LIMIT) in answer.json()["error"]["message"]
@@ -99,6 +108,82 @@ def test_text_that_postgres_cannot_store_is_found_wherever_it_hides() -> None:
         decode_json(b'{"input": [{"content": [{"text": "a\\u0000"}]}]}')
 
     assert caught.value.param == "input[0].content[0].text"
+
+
+def test_an_error_names_no_more_of_a_key_than_its_beginning() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        decode_json(b'{"%b": [1, 9223372036854775808]}' % (b"k" * 100_000))
+
+    assert caught.value.param == "k" * 64 + "[1]"
+    assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (CreateResponse, {"input": [0] * 1_000}),
+        (CreateResponse, {"input": "hi", "tools": [0] * 1_000}),
+        (CreateResponse, {"input": "hi", "include": ["nothing"] * 1_000}),
+        (CreateCompletion, {"messages": [0] * 1_000}),
+        (CreateCompletion, {"messages": [{}], "logit_bias": dict.fromkeys(map(str, range(2_000)), "much")}),
+        (NewConversation, {"items": [0] * 1_000}),
+    ],
+)
+def test_the_first_mistake_in_a_long_list_is_the_last_one_looked_at(kind: type[BaseModel], body: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(body)
+
+    assert caught.value.error_count() <= 2  # of a union, one for each member
+
+
+def test_too_many_metadata_are_not_looked_at() -> None:
+    with pytest.raises(ValidationError, match="at most 16 keys") as caught:
+        TypeAdapter(Metadata).validate_python(dict.fromkeys(map(str, range(1_000)), 0))
+
+    assert caught.value.error_count() == 1
+
+
+def test_all_items_together_may_have_so_many_content_parts(gateway_settings: GatewaySettings) -> None:
+    settings = gateway_settings.model_copy(update={"input_parts_max": 3})
+    part = {"type": "input_text", "text": "hi"}
+    two, one = {"role": "user", "content": [part] * 2}, {"role": "user", "content": [part]}
+
+    assert parse_items([two, one], settings, param="input")
+    with pytest.raises(InvalidInputError, match="'input' hold more than 3") as caught:
+        parse_items([two, two], settings, param="input")
+    assert caught.value.code == "too_many_parts"
+
+
+async def test_what_a_request_says_beside_its_input_has_a_limit(ada: Caller, gateway_settings: GatewaySettings) -> None:
+    schema = {"type": "object", "description": "x" * gateway_settings.options_bytes_max}
+    tools = [{"type": "function", "name": "weather", "parameters": schema}]
+
+    answer = await ada.post("/v1/responses", json={"model": "todo", "input": "hi", "tools": tools})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "options_too_large"
+    assert answer.json()["error"]["param"] == "tools"
+
+
+async def test_a_large_body_holds_its_slot_until_it_is_answered(serve: Serve) -> None:
+    """It is in memory as long."""
+    body = {"model": "todo", "input": "hi", "filler": "x" * LIMIT}
+    async with (
+        serve(transfers_per_user_max=1, foreground_wait_seconds=20) as served,
+        served.client("large-bodies") as client,
+    ):
+        waiting = asyncio.create_task(client.post("/v1/responses", json=body))
+
+        async def is_accepted() -> bool:
+            return bool((await client.get("/v1/conversations")).json()["data"])
+
+        await wait_until(is_accepted)
+        again = await client.post("/v1/responses", json={**body, "background": True})
+        assert (again.status_code, again.json()["error"]["code"]) == (429, "too_many_transfers")
+        small = await client.post("/v1/responses", json={"model": "todo", "input": "hi", "background": True})
+        assert small.status_code == 200
+        assert not waiting.done()
+        waiting.cancel()
 
 
 def test_a_user_may_hold_so_many_streams_and_no_more() -> None:

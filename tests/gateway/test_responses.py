@@ -502,18 +502,13 @@ async def test_a_response_that_is_not_stored_may_follow_one_that_is(ada: Caller,
     assert [item["content"][0]["text"] for item in items] == ["hi"]
 
 
-async def test_a_conversation_that_is_named_is_told_also_where_the_response_is_not_stored(
-    ada: Caller, client: AsyncOpenAI, turns: Turns
-) -> None:
-    conversation = await client.conversations.create()
-    finishing = asyncio.create_task(finish_when_there(turns, ada.user_id))
+async def test_a_conversation_keeps_what_is_said_in_it(ada: Caller) -> None:
+    conversation = (await ada.post("/v1/conversations", json={})).json()
+    body = {"model": "chat", "input": "hi", "store": False, "conversation": conversation["id"]}
 
-    response = await client.responses.create(model="chat", input="hi", store=False, conversation=conversation.id)
-    await finishing
+    refused = await ada.post("/v1/responses", json=body)
 
-    assert response.conversation is not None
-    assert response.conversation.id == conversation.id
-    assert (await ada.get(f"/v1/responses/{response.id}")).status_code == 404
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "store")
 
 
 # --- reading and deleting -------------------------------------------------------------------------------------------

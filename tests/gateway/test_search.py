@@ -147,6 +147,17 @@ async def test_no_text_is_too_odd_to_be_stored(ada: Caller, turns: Turns, text: 
     assert await found(ada, "hello") == [conversation_id]
 
 
+@pytest.mark.parametrize("search", ['"' + "a " * 8 + '"', "a " * 100])
+async def test_a_long_message_of_one_word_is_found_in_no_time(ada: Caller, turns: Turns, search: str) -> None:
+    """Postgres took minutes to say where in it all the words are."""
+    await a_conversation(turns, ada, "a " * 5_000)
+
+    answer = await ada.get("/v1/conversations", params={"search": search})
+
+    assert answer.status_code == 200
+    assert answer.json()["data"][0]["snippet"].startswith("a a a")
+
+
 async def test_without_a_search_the_words_are_shown_to_nobody(ada: Caller, turns: Turns) -> None:
     await a_conversation(turns, ada, "Hello")
 

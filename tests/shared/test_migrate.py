@@ -1,11 +1,21 @@
-"""Migrations: what several of them at once do to each other."""
+"""Migrations: what several of them at once do to each other, and what they do to what is there."""
 
 import asyncio
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from uuid import UUID
 
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from shared.db.migrate import ROLES, ensure_roles
+from shared.ids import uuid7
+from tests.support.backends import at, execute
 
 
 async def test_two_databases_of_one_server_are_migrated_at_the_same_time(database_urls: Mapping[str, str]) -> None:
@@ -22,3 +32,83 @@ async def test_two_databases_of_one_server_are_migrated_at_the_same_time(databas
         await asyncio.gather(*(ensure() for _ in range(4)))
     finally:
         await engine.dispose()
+
+
+async def test_a_database_of_the_first_version_goes_on_where_it_was() -> None:
+    """What was accepted before is input still; and gateways of that version may go on accepting for a while."""
+    server = os.environ["DATABASE_URL"]
+    name = f"parley_test_{uuid7().hex}"
+    urls = {role: at(server, name, role) for role in (None, *ROLES)}
+    await execute(server, f'create database "{name}"')
+    try:
+        await _upgrade(urls, "0001")
+        async with _connected(urls["parley_gateway"]) as gateway, _connected(urls["parley_persistence"]) as persistence:
+            ended = await _accept_as_before(gateway, message_count=2)
+            await persistence.execute("update jobs set status = 'completed', started_at = now() where id = $1", ended)
+            await persistence.execute(_ANSWER, uuid7(), ended)
+            waiting = await _accept_as_before(gateway, message_count=1)
+
+            await _upgrade(urls, "head")
+            new = await _accept_as_before(gateway, message_count=1)
+
+            jobs = await persistence.fetch(_JOBS)
+            assert {job["id"]: (job["input_item_count"], job["message_count"]) for job in jobs} == {
+                ended: (2, 3),
+                waiting: (1, 1),
+                new: (1, 1),
+            }
+        async with _connected(urls[None]) as owner:
+            assert await owner.fetchval("select count(*) from message_words") == 5
+    finally:
+        await execute(server, f'drop database "{name}" with (force)')
+
+
+_ANSWER = """
+    insert into messages (id, conversation_id, job_id, user_id, turn, ordinal, role, content, parts, status)
+    select $1, conversation_id, id, user_id, turn, 2, 'assistant', 'Hello!', '[]', 'completed' from jobs where id = $2
+"""
+_JOBS = """
+    select id, input_item_count, (select count(*) from messages where job_id = jobs.id) as message_count from jobs
+"""
+
+
+async def _accept_as_before(gateway: asyncpg.Connection, message_count: int) -> UUID:
+    """As the gateways of the first version accepted: with fewer arguments, and items that have no kind."""
+    job_id = uuid7()
+    items = [
+        {"id": str(uuid7()), "ordinal": ordinal, "role": "user", "content": "Hi!", "parts": []}
+        for ordinal in range(message_count)
+    ]
+    arguments = ("ada", job_id, uuid7(), True, "", "{}", None, True, True, "{}", json.dumps(items), "{}", 1)
+    more = (None, None, 50, "enqueue", None)
+    places = ", ".join(f"${number}" for number in range(1, len(arguments + more) + 1))
+    outcome = await gateway.fetchval(f"select outcome from accept_turn({places})", *arguments, *more)  # noqa: S608
+    assert outcome == "accepted"
+    return job_id
+
+
+async def _upgrade(urls: Mapping[str | None, str], revision: str) -> None:
+    engine = create_async_engine(urls[None].replace("postgresql://", "postgresql+asyncpg://"))
+    config = Config()
+    config.set_main_option("script_location", "shared.db:migrations")
+
+    def upgrade(connection: Connection) -> None:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    try:
+        async with engine.connect() as connection:
+            await ensure_roles(connection, [urls[role] for role in ROLES])
+            await connection.run_sync(upgrade)
+            await connection.commit()
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()

@@ -31,13 +31,13 @@ def new_database(server: str | None = None) -> Iterator[dict[str, str]]:
     `server` is the owner's URL of a server other than the tests' common one.
     """
     server, name = server or _required("DATABASE_URL"), f"parley_test_{uuid7().hex}"
-    asyncio.run(_execute(server, f'create database "{name}"'))
+    asyncio.run(execute(server, f'create database "{name}"'))
     try:
-        urls = {"owner": _at(server, name), **{role: _at(server, name, role) for role in ROLES}}
+        urls = {"owner": at(server, name), **{role: at(server, name, role) for role in ROLES}}
         asyncio.run(migrate(urls["owner"], [urls[role] for role in ROLES]))
         yield urls
     finally:
-        asyncio.run(_execute(server, f'drop database "{name}" with (force)'))
+        asyncio.run(execute(server, f'drop database "{name}" with (force)'))
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def _required(variable: str) -> str:
     return value
 
 
-def _at(url: str, database: str, role: str | None = None) -> str:
+def at(url: str, database: str, role: str | None = None) -> str:
     parts = urlsplit(url)
     credentials, at, host = parts.netloc.rpartition("@")
     if role is not None:
@@ -80,7 +80,7 @@ def _at(url: str, database: str, role: str | None = None) -> str:
     return parts._replace(scheme="postgresql", netloc=f"{credentials}{at}{host}", path=f"/{database}").geturl()
 
 
-async def _execute(url: str, statement: str) -> None:
+async def execute(url: str, statement: str) -> None:
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(statement)

@@ -13,7 +13,7 @@ from gateway.limits import OpenJobs, Slot, Slots
 from gateway.live import Live
 from gateway.settings import GatewaySettings
 from gateway.stream import BEFORE_FIRST, EventStream, Follower, Journal, StreamLimits, disconnected
-from gateway.turns import Accepted, AcceptLimits, Turn, accept
+from gateway.turns import Accepted, AcceptLimits, Submission, Turn, accept, find_repeated
 from gateway.writer import delete_conversation
 from shared.contracts import CancelRequested, JobReady, Touched
 from shared.db import Database, Row
@@ -69,6 +69,15 @@ class Answers:
             what = "conversation.response.created"
             self._dispatcher.touched(Touched(conversation_id=accepted.conversation_id, user_id=turn.user_id, what=what))
         return accepted
+
+    async def repeated(self, user_id: str, submission: Submission) -> Accepted | None:
+        """The turn that this submission asked for before, if it comes again."""
+        window = self._settings.retry_window_seconds
+        found = await find_repeated(self._database, user_id, submission, retry_window_seconds=window)
+        if found is None:
+            return None
+        job_id, conversation_id = found
+        return Accepted(job_id, conversation_id, user_id, response={}, events=(), is_active=False, is_repeat=True)
 
     def start(self, accepted: Accepted) -> None:
         """Let the job run now, if its turn has come. A repeated submission was started by the first one."""

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import nullcontext
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any, ClassVar
@@ -50,13 +49,13 @@ class UserRoute(APIRoute):
             if self.body_field is None:
                 return await handle(request)
             services = services_of(request)
-            limits = self.body_limits(services.settings)
+            settings = services.settings
+            limits = self.body_limits(settings)
+            if _is_small(request, limits, settings):
+                limits = BodyLimits(limits.bytes_max, settings.body_seconds_max)
+                return await handle(await self._read(request, limits))
             # The body is in memory until there is an answer, so that its slot is held as long.
-            with (
-                nullcontext()
-                if _is_small(request, limits, services.settings)
-                else services.transfers.take(user_of(request).id)
-            ):
+            with services.transfers.take(user_of(request).id):
                 return await handle(await self._read(request, limits))
 
         return take_in
@@ -129,6 +128,7 @@ class _FormRequest(Request):
 
 
 def _is_small(request: Request, limits: BodyLimits, settings: GatewaySettings) -> bool:
+    """Whether the body is known to be no larger than bodies may be everywhere, before any of it is read."""
     announced = announced_length(request)
     return limits.bytes_max <= settings.body_bytes_max or (
         announced is not None and announced <= settings.body_bytes_max

@@ -4,6 +4,7 @@ Every statement names the user, though row level security would do it too; and e
 after it was read, as a connection that gave us somebody else's answer would pass all else.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ CONVERSATION_COLUMNS = (
 )
 # How much of a message is shown with the conversation that was found by it; plain text, nothing is marked in it.
 _SNIPPET = 'MaxFragments=1, ShortWord=0, MaxWords=24, MinWords=12, StartSel="", StopSel=""'
+_QUERY_WORD = re.compile(r"'(?:[^'\\]|''|\\\\)*'(?::\*)?")  # as Postgres writes it in a query
 _MESSAGE_COLUMNS = "id, user_id, job_id, role, content, status, created_at"
 
 _PREFIXES = (
@@ -234,7 +236,10 @@ def _conversations_after(
 
 
 async def _snippets(db: Any, user_id: str, conversations: Iterable[Row], query: str) -> dict[str, str]:
-    """Of each conversation the message that the search found last, as far as it says why; by the conversation's id."""
+    """Of each conversation the message that the search found last, as far as it says why; by the conversation's id.
+
+    Any of the words is looked for there: all of them, or several in a row, can take Postgres a minute for one message.
+    """
     rows = await db.fetch(
         """
         select conversation_id, ts_headline('simple', left(content, 10000), $3::text::tsquery, $4) as snippet
@@ -245,7 +250,7 @@ async def _snippets(db: Any, user_id: str, conversations: Iterable[Row], query: 
         """,
         user_id,
         [row["id"] for row in conversations],
-        query,
+        " | ".join(dict.fromkeys(_QUERY_WORD.findall(query))),
         _SNIPPET,
     )
     return {to_wire(Prefix.CONVERSATION, row["conversation_id"]): row["snippet"] for row in rows}

@@ -7,7 +7,6 @@ from uuid import UUID
 
 from gateway.items import ITEM_REFERENCE, InputItem, renamed_request
 from gateway.queries import ItemRun, ItemsAfter
-from gateway.turns import Submission
 from shared.db import Database, Row
 from shared.errors import InvalidInputError, NotFoundError
 from shared.events import JsonObject
@@ -34,14 +33,20 @@ class Place:
     is_at_start: bool = False
 
 
-async def settle(
-    database: Database, user_id: str, items: Sequence[InputItem], place: Place, submission: Submission
-) -> list[InputItem]:
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Input as it is to be stored, and the ids of the stored approval requests that it answers."""
+
+    items: Sequence[InputItem]
+    answered_requests: Sequence[str] = ()
+
+
+async def settle(database: Database, user_id: str, items: Sequence[InputItem], place: Place) -> Settled:
     """`items` as they are to be stored: references replaced by what they name, answers known to answer something.
 
     What is part of the turn's history already is not repeated. Raises NotFoundError for a conversation, an item or an
     approval request that the user does not have there; InvalidInputError for the output of a call that nobody made, and
-    for a request that was answered before (by another submission than this one).
+    for a request that was answered before.
     """
     named = {item.item["id"]: item.param for item in items if item.kind == ITEM_REFERENCE and item.item}
     made = {item.item["call_id"] for item in items if item.kind == "function_call" and item.item}
@@ -49,7 +54,7 @@ async def settle(
     asked = {item.item["id"] for item in items if item.kind == "mcp_approval_request" and item.item}
     approvals = _answers(items, "mcp_approval_response", "approval_request_id", known=asked)
     if not (named or outputs or approvals):
-        return list(items)
+        return Settled(items)
     async with database.transaction(user_id) as db:
         chain = await _Chain.of(db, user_id, place)
         found = await _find_named(chain, named)
@@ -57,8 +62,8 @@ async def settle(
         await _check_calls(chain, {call: param for call, param in outputs.items() if call not in made_before})
         settled, new_ids = _resolved(items, found, user_id)
         asked_before = {request: param for request, param in approvals.items() if request not in new_ids}
-        await _check_requests(chain, asked_before, submission)
-    return [renamed_request(item, new_ids) for item in settled]
+        await _check_requests(chain, asked_before)
+    return Settled([renamed_request(item, new_ids) for item in settled], list(approvals))
 
 
 def _resolved(
@@ -221,23 +226,19 @@ async def _check_calls(chain: _Chain, outputs: Mapping[str, str]) -> None:
             raise InvalidInputError("unknown_call", message, param=param)
 
 
-async def _check_requests(chain: _Chain, approvals: Mapping[str, str], submission: Submission) -> None:
+async def _check_requests(chain: _Chain, approvals: Mapping[str, str]) -> None:
     if not approvals:
         return
     rows = await chain.rows(
         """
-        select o.kind, coalesce(o.item ->> 'approval_request_id', o.item ->> 'id') as request_id,
-               j.idempotency_key, j.body_hash, j.answered_at
-        from others o left join jobs j on j.id = o.job_id and j.user_id = $1
+        select o.kind, coalesce(o.item ->> 'approval_request_id', o.item ->> 'id') as request_id from others o
         where o.kind in ('mcp_approval_request', 'mcp_approval_response')
           and coalesce(o.item ->> 'approval_request_id', o.item ->> 'id') = any($4)
         """,
         list(approvals),
     )
     asked = {row["request_id"] for row in rows if row["kind"] == "mcp_approval_request"}
-    answers = [row for row in rows if row["kind"] == "mcp_approval_response"]
-    # The same submission, come again, is no second answer: it will get the first one's response.
-    answered = {row["request_id"] for row in answers if not _is_same(row, submission)}
+    answered = {row["request_id"] for row in rows if row["kind"] == "mcp_approval_response"}
     for request_id, param in approvals.items():
         if request_id not in asked:
             message = f"No approval request with id '{request_id}' in what this turn follows."
@@ -245,12 +246,6 @@ async def _check_requests(chain: _Chain, approvals: Mapping[str, str], submissio
         if request_id in answered:
             message = f"The approval request '{request_id}' was answered before."
             raise InvalidInputError("already_answered", message, param=param)
-
-
-def _is_same(answer: Row, submission: Submission) -> bool:
-    if answer["body_hash"] != submission.body_hash or answer["idempotency_key"] != submission.key:
-        return False
-    return submission.key is not None or (submission.is_retry and answer["answered_at"] is None)
 
 
 async def history_bytes(database: Database, user_id: str, place: Place) -> int:

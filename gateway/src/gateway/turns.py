@@ -10,13 +10,14 @@ import asyncpg
 
 from gateway.items import InputItem, Role
 from shared.db import Database
-from shared.errors import ConflictError, KeyReusedError, LimitExceededError, NotFoundError
+from shared.errors import ConflictError, InvalidInputError, KeyReusedError, LimitExceededError, NotFoundError
 from shared.events import Event, JsonObject, ResponseEvents
 from shared.faults import reach
 from shared.ids import Prefix, to_wire, uuid7
 
 _TITLE_CHARS_MAX = 60
-_ACCEPT = f"select * from accept_turn({', '.join(f'${number}' for number in range(1, 22))})"  # noqa: S608 - constant
+_RACES = {"jobs_idempotency", "approval_answers_pkey"}  # two at once that were to be one
+_ACCEPT = f"select * from accept_turn({', '.join(f'${number}' for number in range(1, 23))})"  # noqa: S608 - constant
 
 
 class MultitaskStrategy(StrEnum):
@@ -47,7 +48,8 @@ class Turn:
 
     `conversation_id` null begins a conversation, which nobody is shown where the response is not stored.
     `parent_job_id` names the turn that this one follows, where it is not the conversation's last; `is_at_start`: it
-    follows none, though the conversation has others.
+    follows none, though the conversation has others. `answered_requests` are the approval requests that the items
+    answer, which nobody may have answered before.
     """
 
     user_id: str
@@ -59,6 +61,7 @@ class Turn:
     is_at_start: bool = False
     background: bool = False
     store: bool = True
+    answered_requests: Sequence[str] = ()
     multitask_strategy: MultitaskStrategy = MultitaskStrategy.ENQUEUE
     submission: Submission = Submission()
 
@@ -126,6 +129,7 @@ async def accept(database: Database, turn: Turn, limits: AcceptLimits) -> Accept
         turn.is_at_start,
         {},
         limits.tokens_per_day_max,
+        turn.answered_requests,
     )
     row = await _call(database, arguments)
     _refuse(row["outcome"])
@@ -142,14 +146,38 @@ async def accept(database: Database, turn: Turn, limits: AcceptLimits) -> Accept
     )
 
 
+async def find_repeated(
+    database: Database, user_id: str, submission: Submission, *, retry_window_seconds: float
+) -> tuple[UUID, UUID] | None:
+    """The job and conversation of the submission that this one repeats, by the rules of `accept_turn`, if it does."""
+    if submission.body_hash is None or not (submission.key or submission.is_retry):
+        return None
+    async with database.transaction(user_id) as db:
+        row = await db.fetchrow(
+            """
+            select id, conversation_id from jobs
+            where user_id = $1 and body_hash = $2 and idempotency_key is not distinct from $3
+              and ($3 is not null
+                   or (answered_at is null
+                       and coalesce(ended_at, clock_timestamp()) > clock_timestamp() - make_interval(secs => $4)))
+            order by id desc limit 1
+            """,
+            user_id,
+            submission.body_hash,
+            submission.key,
+            retry_window_seconds,
+        )
+    return (row["id"], row["conversation_id"]) if row else None
+
+
 async def _call(database: Database, arguments: tuple[object, ...]) -> asyncpg.Record:
     async with database.connection() as connection:
         try:
             return await connection.fetchrow(_ACCEPT, *arguments)
         except asyncpg.UniqueViolationError as error:
-            if error.constraint_name != "jobs_idempotency":
+            if error.constraint_name not in _RACES:
                 raise
-        # The same key came twice at once and the other one won: now it is found.
+        # The same key, or answer, came twice at once and the other one won: now it is found.
         return await connection.fetchrow(_ACCEPT, *arguments)
 
 
@@ -175,6 +203,9 @@ def _refuse(outcome: str) -> None:
                 "Too many of your responses are still queued or running; wait for one to end, or cancel one.",
                 retry_after_seconds=5,
             )
+        case "already_answered":
+            message = "An approval request of this input was answered before."
+            raise InvalidInputError("already_answered", message, param="input")
         case "quota_spent":
             raise LimitExceededError(
                 "daily_token_quota_exceeded",

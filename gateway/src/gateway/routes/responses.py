@@ -24,7 +24,7 @@ from gateway.response_request import CountTokens, CreateResponse, Includable, Re
 from gateway.stored_items import Place, history_bytes, list_input, settle
 from gateway.token_count import estimated_tokens
 from gateway.turns import Accepted, MultitaskStrategy, Submission, Turn
-from shared.errors import InvalidInputError, NotFoundError
+from shared.errors import InvalidInputError, NotFoundError, RejectedError
 from shared.events import JsonObject
 from shared.ids import Prefix, from_wire, to_wire
 
@@ -79,14 +79,14 @@ async def create_response(
     With `store: false` nobody finds the response once it has ended.
     """
     submission = await _submission(request, idempotency_key)
-    turn = await _turn(body, user.id, submission, services)
+    asked = await _turn_or_repeated(body, user.id, submission, services)
     answers = services.answers
     if body.background and not body.stream:
-        return await _answer_at_once(await answers.accept(turn), answers)
+        return await _answer_at_once(await _accepted(asked, answers), answers)
     # Room for the stream or the wait is taken before anything is stored, and given back if nothing is.
     with ExitStack() as held:
         slot = held.enter_context(answers.stream_slot(user.id) if body.stream else answers.wait_slot(user.id))
-        accepted = await answers.accept(turn)
+        accepted = await _accepted(asked, answers)
         if body.stream:
             stream = answers.stream_new(user, accepted, slot)
             held.pop_all()
@@ -103,10 +103,10 @@ async def count_input_tokens(body: CountTokens, user: CurrentUser, services: Cur
     agent = agent_of(body, settings)
     options = options_of(body, agent, services.tool_servers.current(), settings)
     place = await _place(body, user.id, services.answers)
-    items: list[InputItem] = []
+    items: Sequence[InputItem] = ()
     if body.input:
         parsed = parse_items(body.input, settings, param="input")
-        items = await settle(services.database, user.id, parsed, place, Submission())
+        items = (await settle(services.database, user.id, parsed, place)).items
     said_before = await history_bytes(services.database, user.id, place)
     return InputTokens(input_tokens=estimated_tokens(agent, options, items, said_before))
 
@@ -208,6 +208,23 @@ async def _submission(request: Request, key: str | None) -> Submission:
     return Submission(key, hashlib.sha256(await request.body()).digest(), is_retry)
 
 
+async def _turn_or_repeated(
+    body: CreateResponse, user_id: str, submission: Submission, services: Services
+) -> Turn | Accepted:
+    """The turn that the body asks for; or the one that it asked for before, where what it names is gone meanwhile."""
+    try:
+        return await _turn(body, user_id, submission, services)
+    except RejectedError:
+        repeated = await services.answers.repeated(user_id, submission)
+        if repeated is None:
+            raise
+        return repeated
+
+
+async def _accepted(asked: Turn | Accepted, answers: Answers) -> Accepted:
+    return asked if isinstance(asked, Accepted) else await answers.accept(asked)
+
+
 async def _turn(body: CreateResponse, user_id: str, submission: Submission, services: Services) -> Turn:
     """The turn that the body asks for. Raises RejectedError; stores nothing but files that came with it."""
     settings = services.settings
@@ -215,11 +232,12 @@ async def _turn(body: CreateResponse, user_id: str, submission: Submission, serv
     options = options_of(body, agent, services.tool_servers.current(), settings)
     parsed = parse_items(body.input, settings, param="input")
     place = await _place(body, user_id, services.answers)
-    items = await settle(services.database, user_id, parsed, place, submission)
-    _check_asks_something(items)
+    settled = await settle(services.database, user_id, parsed, place)
+    _check_asks_something(settled.items)
     return Turn(
         user_id=user_id,
-        items=await store_files(services.database, user_id, items, settings),
+        items=await store_files(services.database, user_id, settled.items, settings),
+        answered_requests=settled.answered_requests,
         model=agent.name,
         options=options,
         conversation_id=place.conversation_id,
@@ -246,6 +264,9 @@ async def _place(body: ResponseRequest, user_id: str, answers: Answers) -> Place
             "'conversation' and 'previous_response_id' are mutually exclusive; send one of them.",
             param="previous_response_id",
         )
+    if body.conversation is not None and body.store is False:
+        message = "What is said in a conversation is kept there: leave out 'conversation', or 'store: false'."
+        raise InvalidInputError("unsupported_parameter", message, param="store")
     if body.conversation is not None:
         given = body.conversation if isinstance(body.conversation, str) else body.conversation.id
         conversation_id = from_wire(Prefix.CONVERSATION, given, param="conversation")

@@ -18,7 +18,6 @@ from gateway.limits import PAGE_LENGTH_DEFAULT, Metadata, Objects, PageLength, T
 from gateway.problems import V1_ERRORS
 from gateway.queries import Archived, ConversationsAfter, ItemsAfter, Order
 from gateway.stored_items import Place, settle
-from gateway.turns import Submission
 from gateway.views import ConversationView
 from gateway.writer import Change
 from shared.errors import InvalidInputError
@@ -364,8 +363,8 @@ async def _given_items(given: list[JsonObject], user_id: str, services: Services
         message = f"'items' holds {len(given)} items; at most {ITEMS_MAX} are allowed in one request."
         raise InvalidInputError("too_many_items", message, param="items")
     items = parse_items(given, services.settings, param="items")
-    items = await settle(services.database, user_id, items, place, Submission())
-    return await store_files(services.database, user_id, items, services.settings)
+    settled = await settle(services.database, user_id, items, place)
+    return await store_files(services.database, user_id, settled.items, services.settings)
 
 
 def _item_list(items: Sequence[JsonObject], *, has_more: bool) -> ItemList:

@@ -104,6 +104,20 @@ alter table conversations add column is_forked boolean not null default false
 comment on column conversations.is_forked is 'whether a turn follows another one than the last accepted before it'
 
 
+create table approval_answers (
+    user_id             text not null,
+    approval_request_id text not null,
+    job_id              uuid not null references jobs on delete cascade,
+    primary key (user_id, approval_request_id)
+)
+
+
+comment on table approval_answers is 'a request is answered once, on whichever branch: an approved call is made once'
+
+
+create index approval_answers_by_job on approval_answers (job_id)
+
+
 create table usage_by_day (
     user_id        text not null,
     day            date not null,
@@ -122,14 +136,15 @@ drop function accept_turn
 
 
 -- `p_items` are objects {id, ordinal, kind, role, content, parts, item}: kind 'message' has role, content, parts, and
--- perhaps a phase in `item`; all others have only `item`. `p_parent_job_id` null: the turn follows the one accepted
--- last, or nothing where `p_at_start`.
+-- perhaps a phase in `item`; all others have only `item`. `p_answered_requests` are the ids of the approval requests
+-- that they answer. `p_parent_job_id` null: the turn follows the one accepted last, or nothing where `p_at_start`.
 create function accept_turn(
     p_user_id text, p_job_id uuid, p_conversation_id uuid, p_is_new_conversation boolean, p_title text,
     p_conversation_metadata jsonb, p_parent_job_id uuid, p_background boolean, p_store boolean, p_request jsonb,
     p_items jsonb, p_frames text, p_next_seq integer, p_idempotency_key text, p_body_hash bytea,
     p_open_jobs_max integer, p_multitask_strategy text default 'enqueue', p_retry_seconds double precision default null,
     p_at_start boolean default false, p_options jsonb default '{}', p_tokens_per_day_max bigint default null,
+    p_answered_requests text[] default '{}',
     out outcome text, out job_id uuid, out conversation_id uuid, out is_active boolean, out interrupted uuid[])
 language plpgsql as $$
 declare
@@ -178,6 +193,11 @@ begin
         outcome := 'quota_spent';
         return;
     end if;
+    if exists (select from approval_answers a
+               where a.user_id = p_user_id and a.approval_request_id = any(p_answered_requests)) then
+        outcome := 'already_answered';
+        return;
+    end if;
     if p_is_new_conversation then
         insert into conversations (id, user_id, title, metadata, is_ephemeral)
         values (p_conversation_id, p_user_id, p_title, p_conversation_metadata, not p_store)
@@ -213,6 +233,8 @@ begin
                       idempotency_key, body_hash, input_item_count, options)
     values (p_job_id, conversation.id, p_user_id, parent, conversation.last_turn + 1, p_background, p_store, p_request,
             p_next_seq, p_idempotency_key, p_body_hash, jsonb_array_length(p_items), p_options);
+    insert into approval_answers (user_id, approval_request_id, job_id)
+    select distinct p_user_id, answered.id, p_job_id from unnest(p_answered_requests) answered (id);
     insert into messages (id, conversation_id, job_id, user_id, turn, ordinal, role, content, parts, status, metadata)
     select i.id, conversation.id, p_job_id, p_user_id, conversation.last_turn + 1, i.ordinal, i.role, i.content,
            i.parts, 'completed', coalesce(i.item, '{}')
@@ -280,6 +302,9 @@ grant execute on function claim_job to parley_worker
 grant select, insert on items to parley_gateway, parley_persistence
 
 
+grant select, insert on approval_answers to parley_gateway
+
+
 grant update (deleted_at) on messages, tool_calls, items, jobs to parley_gateway
 
 
@@ -307,6 +332,17 @@ with check (user_id = nullif(current_setting('app.user_id', true), ''))
 
 
 create policy write_back on items to parley_persistence using (true) with check (true)
+
+
+alter table approval_answers enable row level security
+
+
+alter table approval_answers force row level security
+
+
+create policy tenant on approval_answers
+using (user_id = nullif(current_setting('app.user_id', true), ''))
+with check (user_id = nullif(current_setting('app.user_id', true), ''))
 
 
 alter table usage_by_day enable row level security
