@@ -400,7 +400,7 @@ async def hears_of_a_failure() -> None:
 
     same(failed.status, "failed")
     assert failed.error is not None
-    same(failed.error.code, "server_error")
+    same(failed.error.code, "invalid_prompt")
     replay: list[Any] = [event async for event in await client.responses.retrieve(failed.id, stream=True)]
     is_journal(replay)
     same(replay[-1].type, "response.failed")
