@@ -1,18 +1,16 @@
 """The README's tour does what it says: its commands run, in its order, and print what it shows."""
 
 import asyncio
-import os
 import re
 import shlex
-import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.docs.examples import output_of
 from tests.support.backends import Backends, new_backends
 from tests.support.stack import ServiceProcess, Stack, running_stack, token_of
 from tests.support.waiting import wait_until
@@ -98,7 +96,7 @@ async def test_the_tour_prints_what_it_shows(tour_stack: Stack, checkout: Path) 
     restarting = asyncio.create_task(_start_again_once_killed(tour_stack.processes["chat-worker-0"]))
 
     try:
-        output = await _run(tour.script, checkout)
+        output = await output_of(["bash", "-c", tour.script], checkout, {}, seconds_max=_SECONDS_MAX)
     finally:
         restarting.cancel()
 
@@ -133,29 +131,6 @@ async def _start_again_once_killed(worker: ServiceProcess) -> None:
 
     await wait_until(is_killed, seconds=_SECONDS_MAX, what="the worker is killed")
     worker.start()
-
-
-async def _run(script: str, folder: Path) -> str:
-    """What `script` prints, with a shell that stops at the first failure. Fails if it does."""
-    kept = {name: os.environ[name] for name in ("HOME", "LANG", "SSL_CERT_FILE") if name in os.environ}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    process = await asyncio.create_subprocess_exec(
-        "bash",
-        "-c",
-        script,
-        cwd=folder,
-        env={**kept, "PATH": path, "PYTHONUTF8": "1"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), _SECONDS_MAX)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, output.decode()
-    return output.decode()
 
 
 def _missing(shown: list[str], printed: list[str]) -> str | None:

@@ -268,14 +268,16 @@ async def test_another_user_s_input_is_not_found(ada: Caller, bob: Caller) -> No
     assert (await bob.get(f"/v1/responses/{created['id']}/input_items")).status_code == 404
 
 
-async def test_a_function_is_answered_in_the_next_turn(ada: Caller, turns: Turns) -> None:
+@pytest.mark.parametrize("by_conversation", [True, False])
+async def test_a_function_is_answered_in_the_next_turn(ada: Caller, turns: Turns, by_conversation: bool) -> None:  # noqa: FBT001
     asking = await create(ada, "what is the weather?")
     await answer_with(turns, asking, a_call())
+    conversation, response = {"conversation": asking["conversation"]["id"]}, {"previous_response_id": asking["id"]}
 
-    for place in ({"previous_response_id": asking["id"]}, {"conversation": asking["conversation"]["id"]}):
-        created = await create(ada, [OUTPUT], **place)
-        [item] = (await input_of(ada, created))["data"]
-        assert (item["type"], item["call_id"], item["output"]) == ("function_call_output", "call_1", "sunny")
+    created = await create(ada, [OUTPUT], **(conversation if by_conversation else response))
+
+    [item] = (await input_of(ada, created))["data"]
+    assert (item["type"], item["call_id"], item["output"]) == ("function_call_output", "call_1", "sunny")
 
 
 async def test_a_function_may_be_answered_turns_later(ada: Caller, turns: Turns) -> None:
@@ -297,6 +299,17 @@ async def test_an_output_that_answers_no_call_of_its_history_is_refused(ada: Cal
     at_start = {"conversation": asking["conversation"]["id"], "branch_at_start": True}
     assert await refusal(ada, [OUTPUT], **at_start) == wanted
     assert (await refusal(bob, [OUTPUT], conversation=asking["conversation"]["id"]))[0] == 404
+
+
+async def test_a_call_is_answered_once_on_a_branch(ada: Caller, turns: Turns) -> None:
+    asking = await create(ada, "what is the weather?")
+    await answer_with(turns, asking, a_call())
+    answering = await create(ada, [OUTPUT], previous_response_id=asking["id"])
+
+    again = await refusal(ada, [OUTPUT], previous_response_id=answering["id"])
+    await create(ada, [OUTPUT], previous_response_id=asking["id"])
+
+    assert again == (400, "already_answered", "input[0].call_id")
 
 
 async def test_a_whole_history_needs_nothing_that_is_stored(ada: Caller) -> None:

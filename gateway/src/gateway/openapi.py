@@ -27,6 +27,7 @@ DOCUMENT: dict[str, Any] = {
         {"name": "conversations (OpenAI)", "description": "OpenAI's Conversations API."},
         {"name": "files", "description": "OpenAI's Files API: images and documents to talk about."},
         {"name": "chat completions", "description": "OpenAI's Chat Completions, for tools that know nothing else."},
+        {"name": "webhooks", "description": "Who is told when a response ends, by a signed request."},
         {"name": "models", "description": "The agents, each under the name of a model."},
         {"name": "usage", "description": "Tokens used, day by day."},
         {"name": "health", "description": "For whoever operates the service."},

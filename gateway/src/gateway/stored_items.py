@@ -214,16 +214,23 @@ async def _check_calls(chain: _Chain, outputs: Mapping[str, str]) -> None:
         return
     rows = await chain.rows(
         """
-        select o.item ->> 'call_id' as call_id from others o
-        where o.kind = 'function_call' and o.item ->> 'call_id' = any($4)
+        select o.item ->> 'call_id' as call_id, count(*) filter (where o.kind = 'function_call') as made_count,
+               count(*) filter (where o.kind = 'function_call_output') as answered_count
+        from others o
+        where o.kind in ('function_call', 'function_call_output') and o.item ->> 'call_id' = any($4) group by 1
         """,
         list(outputs),
     )
-    made = {row["call_id"] for row in rows}
+    known = {row["call_id"]: row for row in rows}
     for call_id, param in outputs.items():
-        if call_id not in made:
+        call = known.get(call_id)
+        if call is None or not call["made_count"]:
             message = f"No tool call found for function call output with call_id {call_id}."
             raise InvalidInputError("unknown_call", message, param=param)
+        # Some models give each turn's first call the same id.
+        if call["answered_count"] >= call["made_count"]:
+            message = f"The function call with call_id {call_id} was answered before."
+            raise InvalidInputError("already_answered", message, param=param)
 
 
 async def _check_requests(chain: _Chain, approvals: Mapping[str, str]) -> None:

@@ -258,11 +258,21 @@ async def delete_conversation(
 ) -> ConversationDeleted:
     """It disappears with all it holds, and what is running in it is stopped.
 
-    `POST /api/conversations/{id}/restore` brings it back.
+    `POST …/restore` brings it back.
     """
     await services.answers.delete_conversation(user.id, conversation_id)
     services.feeds.touched(user.id, conversation_id, "conversation.deleted")
     return ConversationDeleted(id=to_wire(Prefix.CONVERSATION, conversation_id))
+
+
+@router.post("/{conversation_id}/restore", summary="Restore a deleted conversation")
+async def restore_conversation(
+    user: CurrentUser, services: CurrentServices, conversation_id: ConversationId
+) -> Conversation:
+    """It comes back; what was stopped by the deletion stays so. (Not part of OpenAI's API.)"""
+    view = await writer.restore_conversation(services.database, user.id, conversation_id)
+    services.feeds.touched(user.id, conversation_id, "conversation.restored")
+    return _conversation(view)
 
 
 @router.post("/{conversation_id}/items", summary="Add items to a conversation")
