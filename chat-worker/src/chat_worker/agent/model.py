@@ -119,10 +119,8 @@ class OpenAIModel:
         """The stream's chunks. It may end anywhere; every failure is one of the errors above."""
         try:
             async with (
-                self._client.chat.completions.with_streaming_response.create(
-                    model=self._model, messages=[], stream=True, extra_body=self._body(request)
-                ) as response,
-                aclosing(self._events(response.iter_bytes())) as events,
+                aclosing(await self._post(msgspec.json.encode(self._body(request)))) as response,
+                aclosing(self._events(response.aiter_bytes())) as events,
             ):
                 async for data in events:
                     yield _chunk(data)
@@ -134,6 +132,23 @@ class OpenAIModel:
             raise _unavailable("model_unreachable", error.__cause__ or error) from error
         except (openai.APIError, httpx2.HTTPError) as error:
             raise _unavailable("model_cut_stream", error) from error
+
+    async def _post(self, body: bytes) -> httpx2.Response:
+        """The answer as it begins; to be closed by the caller.
+
+        As bytes, the request is neither transformed nor encoded by the client, which blocks the loop for as long as the
+        history is, and for a quarter of a second where a large file is part of it.
+        """
+        answer: object = await self._client.post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            content=body,
+            options={"headers": {"Content-Type": "application/json"}},
+            stream=True,
+            stream_cls=openai.AsyncStream[Any],
+        )
+        assert isinstance(answer, httpx2.Response)  # as cast, whatever the client's types say of streams
+        return answer
 
     async def _events(self, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """The data of the stream's events.
@@ -160,7 +175,9 @@ class OpenAIModel:
         """What the client sends as it is. What was not asked for is left out: endpoints differ in what they know."""
         body: JsonObject = {
             **request.parameters,
+            "model": self._model,
             "messages": request.messages,
+            "stream": True,
             "stream_options": {"include_usage": True},
         }
         if request.tools:
