@@ -40,7 +40,7 @@ async def test_without_the_barrier_a_half_said_item_is_left_open(arena: Arena) -
 
     await arena.talk_until_dead(target)
 
-    assert any("opens item" in violation for violation in await arena.verdict(seconds=8))
+    assert any("opens item" in violation for violation in await arena.verdict(seconds=20))
 
 
 async def test_without_the_fence_of_the_journal_a_dead_attempt_is_heard(arena: Arena) -> None:
@@ -49,7 +49,7 @@ async def test_without_the_fence_of_the_journal_a_dead_attempt_is_heard(arena: A
     await speak_as_a_dead_attempt(arena, target)
 
     assert any(
-        "has response.output_text.delta of item 0 while" in violation for violation in await arena.verdict(seconds=8)
+        "has response.output_text.delta of item 0 while" in violation for violation in await arena.verdict(seconds=20)
     )
 
 
@@ -62,7 +62,7 @@ async def test_without_the_ledger_a_finished_call_is_made_again(arena: Arena) ->
 
         await arena.talk_until_dead(arena.stack.processes["chat-worker-0"])
 
-        assert any("was done 2 times" in violation for violation in await arena.verdict(effects, seconds=8))
+        assert any("was done 2 times" in violation for violation in await arena.verdict(effects, seconds=20))
 
 
 async def test_without_the_fence_of_the_claim_a_worker_that_lost_its_job_calls_the_tool(arena: Arena) -> None:
@@ -72,7 +72,7 @@ async def test_without_the_fence_of_the_claim_a_worker_that_lost_its_job_calls_t
 
         await overtake_a_frozen_worker(arena)
 
-        assert any("was done 2 times" in violation for violation in await arena.verdict(effects, seconds=3))
+        assert any("was done 2 times" in violation for violation in await arena.verdict(effects, seconds=20))
 
 
 async def test_without_idempotency_keys_a_task_is_added_twice(arena: Arena) -> None:
@@ -80,7 +80,7 @@ async def test_without_idempotency_keys_a_task_is_added_twice(arena: Arena) -> N
 
     await arena.talk_until_dead(target)
 
-    assert any("did its task 2 times" in violation for violation in await arena.verdict(seconds=8))
+    assert any("did its task 2 times" in violation for violation in await arena.verdict(seconds=20))
 
 
 async def test_without_the_outbox_a_message_of_a_dead_gateway_waits_for_ever(arena: Arena) -> None:
