@@ -48,9 +48,16 @@ def test_a_reader_who_was_told_less_is_seen() -> None:
     assert any("was streamed to its end with" in violation for violation in _verdict(events, events[:-1]))
 
 
-def _answer() -> list[bytes]:
+def test_a_word_of_another_user_is_seen() -> None:
+    violations = "\n".join(_verdict(_answer("Hello grace")))
+
+    assert "ada was streamed something of grace" in violations
+    assert "of ada holds something of grace" in violations
+
+
+def _answer(text: str = "Hello") -> list[bytes]:
     writer = ResponseEvents({"id": new_wire_id(Prefix.RESPONSE), "status": "queued", "output": []})
-    events = [writer.created(), *writer.text("Hello"), *writer.close_message()]
+    events = [writer.created(), *writer.text(text), *writer.close_message()]
     return [*events, *writer.end(JobStatus.COMPLETED, ended_at=_NOW, usage=None)]
 
 
@@ -63,6 +70,7 @@ def _verdict(events: Sequence[bytes], told: Sequence[bytes] | None = None) -> li
     response_id, conversation_id = new_wire_id(Prefix.RESPONSE), new_wire_id(Prefix.CONVERSATION)
     said = Said(_USER, "hello", "chat", response_id=response_id, conversation_id=conversation_id, number=1)
     said.readers.append([Read(-1, list(events if told is None else told), is_done=True)])
+    final = _final(events)
     job = Job(
         id=from_wire(Prefix.RESPONSE, response_id),
         user_id=_USER,
@@ -70,14 +78,14 @@ def _verdict(events: Sequence[bytes], told: Sequence[bytes] | None = None) -> li
         turn=1,
         status="completed",
         attempt=1,
-        response=_final(events),
+        response=final,
         started_at=1.0,
         ended_at=2.0,
         events=events,
         asked=["hello"],
-        answered=["Hello"],
+        answered=["".join(part["text"] for item in final["output"] for part in item["content"])],
         tool_call_ids=[],
         intents=frozenset(),
     )
     snapshot = Snapshot(jobs=[job], tasks=[], keys=[], active_count=0, queues={}, stuck_sessions=[])
-    return check(History([said], [_USER]), snapshot)
+    return check(History([said], [_USER, "grace"]), snapshot)

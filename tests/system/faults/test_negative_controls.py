@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from shared.ids import Prefix, from_wire
 from tests.support.backends import Backends, new_backends
 from tests.support.stack import ServiceProcess, Stack, running_stack
 from tests.support.tcp import Line, proxied
 from tests.system.faults.load import QUICK_REPAIRS, Arena
 from tests.system.faults.recorder import recording_tools
+from tests.system.faults.wire import row_when
 from tests.system.faults.zombies import overtake_a_frozen_worker, speak_as_a_dead_attempt
 
 
@@ -36,9 +38,15 @@ async def stack(own_backends: Backends, tmp_path_factory: pytest.TempPathFactory
 
 
 async def test_without_the_barrier_a_half_said_item_is_left_open(arena: Arena) -> None:
-    target = await _sabotage(arena, {"persistence-0": "barrier"}, "chat-worker-0", "worker.mid_text:5")
+    await arena.stack.restart_with({"persistence-0": {"PARLEY_SABOTAGE": "barrier"}})
+    user = arena.users[0]
+    said = await user.ask(tokens=200, delay_ms=20)
+    arena.read(user, said)
+    # At a crash point it could die before anything of its text is stored.
+    row = await row_when(arena.backends, from_wire(Prefix.RESPONSE, said.response_id), "next_seq > 8")
+    [speaking] = [worker for worker in arena.stack.of_kind("chat-worker") if worker.is_process(row["worker_id"])]
 
-    await arena.talk_until_dead(target)
+    speaking.kill()
 
     assert any("opens item" in violation for violation in await arena.verdict(seconds=20))
 
