@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from uuid import UUID
 
 import asyncpg
@@ -13,9 +14,10 @@ from alembic.config import Config
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from shared.db.migrate import ROLES, ensure_roles
+from shared.db.migrate import ROLES, ensure_roles, migrate
 from shared.ids import uuid7
 from tests.support.backends import at, execute
+from tests.support.waiting import wait_until
 
 
 async def test_two_databases_of_one_server_are_migrated_at_the_same_time(database_urls: Mapping[str, str]) -> None:
@@ -36,11 +38,7 @@ async def test_two_databases_of_one_server_are_migrated_at_the_same_time(databas
 
 async def test_a_database_of_the_first_version_goes_on_where_it_was() -> None:
     """What was accepted before is input still; and gateways of that version may go on accepting for a while."""
-    server = os.environ["DATABASE_URL"]
-    name = f"parley_test_{uuid7().hex}"
-    urls = {role: at(server, name, role) for role in (None, *ROLES)}
-    await execute(server, f'create database "{name}"')
-    try:
+    async with _new_database() as urls:
         await _upgrade(urls, "0001")
         async with _connected(urls["parley_gateway"]) as gateway, _connected(urls["parley_persistence"]) as persistence:
             ended = await _accept_as_before(gateway, message_count=2)
@@ -59,8 +57,28 @@ async def test_a_database_of_the_first_version_goes_on_where_it_was() -> None:
             }
         async with _connected(urls[None]) as owner:
             assert await owner.fetchval("select count(*) from message_words") == 5
-    finally:
-        await execute(server, f'drop database "{name}" with (force)')
+
+
+async def test_a_migration_that_waits_for_a_table_lets_everybody_else_use_it() -> None:
+    """One long transaction, a backup for example, would else stop the whole system until it ends."""
+    async with _new_database() as urls:
+        await _upgrade(urls, "0007")
+        async with _connected(urls[None]) as backup, _connected(urls["parley_gateway"]) as gateway:
+            await backup.execute("begin")
+            await backup.fetch("select from jobs")
+            migration = asyncio.create_task(migrate(urls[None], [urls[role] for role in ROLES], lock_seconds=0.2))
+            await wait_until(partial(_has_waiting_locks, backup), seconds=10)
+            await asyncio.wait_for(_accept_as_before(gateway, message_count=1), 5)
+
+            await backup.execute("rollback")
+            await asyncio.wait_for(migration, 30)
+            await _accept_as_before(gateway, message_count=1)
+
+
+async def test_a_gateway_of_the_version_before_goes_on_accepting(database_urls: Mapping[str, str]) -> None:
+    """With the arguments that it knows, of which one means nothing any more."""
+    async with _connected(database_urls["parley_gateway"]) as gateway:
+        await _accept_as_before(gateway, 1, False, "{}", None, [])  # noqa: FBT003 - arguments of SQL
 
 
 _ANSWER = """
@@ -72,19 +90,46 @@ _JOBS = """
 """
 
 
-async def _accept_as_before(gateway: asyncpg.Connection, message_count: int) -> UUID:
-    """As the gateways of the first version accepted: with fewer arguments, and items that have no kind."""
+async def _accept_as_before(gateway: asyncpg.Connection, message_count: int, *later: object) -> UUID:
+    """As the gateways of the first version accepted: with fewer arguments, and items that have no kind.
+
+    `later` are arguments that versions after it added.
+    """
     job_id = uuid7()
     items = [
         {"id": str(uuid7()), "ordinal": ordinal, "role": "user", "content": "Hi!", "parts": []}
         for ordinal in range(message_count)
     ]
     arguments = ("ada", job_id, uuid7(), True, "", "{}", None, True, True, "{}", json.dumps(items), "{}", 1)
-    more = (None, None, 50, "enqueue", None)
+    more = (None, None, 50, "enqueue", None, *later)
     places = ", ".join(f"${number}" for number in range(1, len(arguments + more) + 1))
     outcome = await gateway.fetchval(f"select outcome from accept_turn({places})", *arguments, *more)  # noqa: S608
     assert outcome == "accepted"
     return job_id
+
+
+async def _has_waiting_locks(connection: asyncpg.Connection) -> bool:
+    """Whether somebody waits for a table of this database, right now."""
+    return bool(
+        await connection.fetchval(
+            """
+            select exists (select from pg_locks where not granted and locktype = 'relation' and database = (
+                select oid from pg_database where datname = current_database()))
+            """
+        )
+    )
+
+
+@asynccontextmanager
+async def _new_database() -> AsyncIterator[dict[str | None, str]]:
+    """The URLs of an empty one, by role; None is its owner."""
+    server = os.environ["DATABASE_URL"]
+    name = f"parley_test_{uuid7().hex}"
+    await execute(server, f'create database "{name}"')
+    try:
+        yield {role: at(server, name, role) for role in (None, *ROLES)}
+    finally:
+        await execute(server, f'drop database "{name}" with (force)')
 
 
 async def _upgrade(urls: Mapping[str | None, str], revision: str) -> None:

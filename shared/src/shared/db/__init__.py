@@ -6,13 +6,15 @@ The services speak SQL: one statement, or one SQL function, per step on the hot 
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Self
 
 import asyncpg
 import msgspec
 
+from shared.db.sabotage import connection_class
 from shared.errors import DatabaseUnavailableError
+from shared.faults import sabotaged
 from shared.observability import get_logger
 
 log = get_logger()
@@ -73,7 +75,8 @@ class Database:
         """Open the pool, waiting up to `wait_seconds` for a Postgres that is starting.
 
         A statement that is not answered within `command_seconds` costs its connection: nothing is said on it any more.
-        Raises UnsafeRoleError for a role that is superuser, may bypass row level security, or owns a table.
+        Raises UnsafeRoleError for a role that is superuser, may bypass row level security or owns a table, by itself or
+        as a member of another.
         """
         acquire_seconds = min(_ACQUIRE_SECONDS_MAX, command_seconds)
         pool = asyncpg.create_pool(
@@ -82,6 +85,7 @@ class Database:
             max_size=pool_size,
             timeout=acquire_seconds,
             command_timeout=command_seconds,
+            connection_class=connection_class(),
             init=_init_connection,
             reset=_keep_session,
             server_settings={
@@ -119,7 +123,8 @@ class Database:
                 except (asyncio.CancelledError, TimeoutError):
                     # What an unfinished exchange left on the wire must never be read by the next user of the
                     # connection, and a server that did not answer will not answer a rollback either.
-                    connection.terminate()
+                    if not sabotaged("broken_off"):
+                        _terminate(connection)
                     raise
         finally:
             await asyncio.shield(self._release(connection))
@@ -128,8 +133,8 @@ class Database:
     async def transaction(self, user_id: str | None) -> AsyncIterator[asyncpg.Connection]:
         """One transaction; row level security admits the rows of `user_id` (None: what the role's policies say)."""
         async with self.connection() as connection:
-            await connection.execute(_begin(user_id))
             try:
+                await connection.execute(_begin(user_id))
                 yield connection
             except (asyncio.CancelledError, TimeoutError):
                 raise
@@ -148,7 +153,7 @@ class Database:
         try:
             await self._pool.release(connection, timeout=5)
         except _UNAVAILABLE:
-            connection.terminate()
+            _terminate(connection)
 
     async def _wait_until_up(self, wait_seconds: float) -> None:
         deadline = asyncio.get_running_loop().time() + wait_seconds
@@ -165,15 +170,18 @@ class Database:
         async with self.connection() as connection:
             role = await connection.fetchrow(
                 """
-                select rolname, rolsuper or rolbypassrls as unbound,
-                       exists (select from pg_class where relowner = pg_roles.oid and relkind in ('r', 'p')) as owner
-                from pg_roles where rolname = current_user
+                select current_user as name, exists (
+                    select from pg_roles r
+                    where pg_has_role(current_user, r.oid, 'member')
+                      and (r.rolsuper or r.rolbypassrls
+                           or exists (select from pg_class where relowner = r.oid and relkind in ('r', 'p')))
+                ) as is_unsafe
                 """
             )
-        if role["unbound"] or role["owner"]:
+        if role["is_unsafe"]:
             raise UnsafeRoleError(
-                f"the database role {role['rolname']!r} is a superuser, bypasses row level security or owns tables; "
-                "use the role that `python -m shared.db.migrate` made for this service"
+                f"the database role {role['name']!r} is a superuser, bypasses row level security or owns tables, or is "
+                "a member of a role that does; use the role that `python -m shared.db.migrate` made for this service"
             )
 
 
@@ -188,6 +196,12 @@ async def _init_connection(connection: asyncpg.Connection) -> None:
 
 async def _keep_session(_connection: asyncpg.Connection) -> None:
     """Nothing of ours outlives a transaction, so a returned connection needs no reset round trip."""
+
+
+def _terminate(connection: asyncpg.Connection) -> None:
+    # A connection that the server ended is taken back by the pool, and says so to whoever comes with it later.
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 def _begin(user_id: str | None) -> str:

@@ -23,6 +23,9 @@ log = get_logger()
 _LOCK = 7214001  # any number that nothing else in the database locks
 _ROLE_TRIES = 20
 _ROLE_RETRY_SECONDS = 0.1
+_LOCK_SECONDS = 3.0
+_LOCK_TRIES = 30
+_LOCK_CONFLICTS = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
 ROLES = ("parley_gateway", "parley_worker", "parley_persistence", "parley_tools")
 
 
@@ -46,8 +49,11 @@ class MigrateSettings(ServiceSettings):
         ]
 
 
-async def migrate(owner_url: str, service_urls: list[str]) -> None:
-    """Bring roles and schema up to date.
+async def migrate(owner_url: str, service_urls: list[str], lock_seconds: float = _LOCK_SECONDS) -> None:
+    """Bring roles and schema up to date, however long others read and write the tables meanwhile.
+
+    A change of a table waits for all who use it, and everybody else waits behind it: after `lock_seconds` it lets them
+    pass, for as long again, and has another try.
 
     Raises ValueError where a service URL names a role that is not its own, SQLAlchemyError where Postgres refuses.
     """
@@ -57,8 +63,7 @@ async def migrate(owner_url: str, service_urls: list[str]) -> None:
             await connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": _LOCK})
             await connection.commit()
             await ensure_roles(connection, service_urls)
-            await connection.run_sync(_upgrade)
-            await connection.commit()
+            await _upgrade_patiently(connection, lock_seconds)
     finally:
         await engine.dispose()
 
@@ -100,6 +105,23 @@ async def _ensure_role(connection: AsyncConnection, url: str, role: str) -> None
         {"template": template, "role": role, "password": unquote(parts.password or "")},
     )
     await connection.exec_driver_sql(str(statement))
+
+
+async def _upgrade_patiently(connection: AsyncConnection, lock_seconds: float) -> None:
+    await connection.exec_driver_sql(f"set lock_timeout = {round(lock_seconds * 1000)}")
+    await connection.commit()
+    for tries_left in reversed(range(_LOCK_TRIES)):
+        try:
+            await connection.run_sync(_upgrade)
+            await connection.commit()
+        except DBAPIError as error:
+            await connection.rollback()
+            if not tries_left or getattr(error.orig, "sqlstate", None) not in _LOCK_CONFLICTS:
+                raise
+            log.warning("migration_waits", retry_seconds=lock_seconds)
+            await asyncio.sleep(lock_seconds)
+        else:
+            return
 
 
 def _upgrade(connection: Connection) -> None:
