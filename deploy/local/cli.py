@@ -9,7 +9,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.local import containers, credentials, environment, postgres, process, rabbitmq, setup, stack, testing
+from deploy.local import (
+    audit,
+    containers,
+    credentials,
+    environment,
+    fuzzing,
+    postgres,
+    process,
+    rabbitmq,
+    setup,
+    stack,
+    testing,
+)
 from deploy.local.packages import Unpacked
 from deploy.local.places import Places
 from deploy.local.terminal import Failure, say
@@ -61,12 +73,18 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     up.add_argument("--quiet", action="store_true", help=argparse.SUPPRESS)
     up.set_defaults(run=_up)
     logs = commands.add_parser("logs", help="print the log of all processes, or of one")
-    logs.add_argument("process", nargs="?", help="gateway, chat-worker, …, or postgres, rabbitmq, migrate, uv, up")
+    logs.add_argument("process", nargs="?", help="gateway, chat-worker, …, or postgres, rabbitmq, migrate, uv, web, up")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what is added")
     logs.set_defaults(run=_logs)
     token = commands.add_parser("token", help="print a user's token, good for a day")
     token.add_argument("--user", required=True, metavar="NAME")
     token.set_defaults(run=_token)
+    audit_ = commands.add_parser("audit", help="tell what is known against the packages used, and list these (SBOM)")
+    audit_.add_argument("folder", nargs="?", type=Path, help="for the lists (default: .local/sbom)")
+    audit_.set_defaults(run=_audit)
+    fuzz = commands.add_parser("fuzz", help="try random bytes on what reads models' and tool servers' answers")
+    fuzz.add_argument("--minutes", type=int, default=5, help="for each of the decoders (default: 5)")
+    fuzz.set_defaults(run=_fuzz)
     simple: dict[str, tuple[Callable[[Places, argparse.Namespace], int], str]] = {
         "down": (lambda places, _: stack.down(places), "stop what ./dev up started"),
         "status": (lambda places, _: stack.status(places), "show what runs, and whether it is ready"),
@@ -79,7 +97,9 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     commands.add_parser("psql", help="open the database as its owner; all arguments go to psql")
     commands.add_parser("ops", help="look at jobs, dead letters and queues, and help a stuck one; ops --help says how")
     commands.add_parser("test", help="run the tests against real servers; all arguments go to pytest")
-    commands.add_parser("soak", help="break a system of its own at random and check it: --minutes N, --seed N")
+    commands.add_parser(
+        "soak", help="break a system of its own at random and check it; with --cross-talk, many users on it"
+    )
     return parser.parse_args(arguments or ["--help"])
 
 
@@ -155,8 +175,17 @@ def _test(places: Places, asked: argparse.Namespace) -> int:
 
 def _soak(places: Places, asked: argparse.Namespace) -> int:
     setup.python_packages(places)
-    command: list[str | Path] = [places.python, "-m", "tests.system.faults.soak", *asked.arguments]
+    kind = "crosstalk" if "--cross-talk" in asked.arguments else "faults"
+    command: list[str | Path] = [places.python, "-m", f"tests.system.{kind}.soak", *asked.arguments]
     return process.run_in_front(command, environment=dict(os.environ), directory=places.root)
+
+
+def _audit(places: Places, asked: argparse.Namespace) -> int:
+    return audit.run(places, asked.folder or places.local / "sbom")
+
+
+def _fuzz(places: Places, asked: argparse.Namespace) -> int:
+    return fuzzing.run(places, asked.minutes)
 
 
 def _check(places: Places, _: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """Postgres and RabbitMQ in Docker containers, where nothing else provides them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 from deploy.local import process
 from deploy.local.ports import LOOPBACK
 from deploy.local.postgres import DATABASE, OWNER, owner_url
-from deploy.local.rabbitmq import USER, VHOST, answers_amqp, server_url
+from deploy.local.rabbitmq import USER, VHOST, answers_amqp, definitions, server_url
 from deploy.local.terminal import Failure, last_line, say
 
 _MARKER = ".container"  # an empty file postgres.container tells that Postgres once ran in a container
@@ -51,9 +52,10 @@ def server(name: str, folder: Path, ports: Mapping[str, int], password: str) -> 
             data="/var/lib/postgresql/data",
             environment={"POSTGRES_USER": OWNER, "POSTGRES_DB": DATABASE, "POSTGRES_PASSWORD": password},
         )
+    url = server_url(ports["rabbitmq"], password)
     return Container(
         name,
-        server_url(ports["rabbitmq"], password),
+        url,
         folder,
         image="rabbitmq:4-management",
         published={ports["rabbitmq"]: 5672, ports["rabbitmq-management"]: 15672},
@@ -64,12 +66,13 @@ def server(name: str, folder: Path, ports: Mapping[str, int], password: str) -> 
             "RABBITMQ_DEFAULT_VHOST": VHOST,
             "RABBITMQ_NODENAME": "parley@localhost",
         },
+        definitions=json.dumps(definitions(url, VHOST)),
     )
 
 
 @dataclass(frozen=True)
 class Container:
-    """A server in a container of its own, published on loopback only."""
+    """A server in a container of its own, published on loopback only. `definitions` are RabbitMQ's, in JSON."""
 
     name: str
     url: str
@@ -78,6 +81,7 @@ class Container:
     published: Mapping[int, int]
     data: str
     environment: Mapping[str, str]
+    definitions: str | None = None
 
     @property
     def description(self) -> str:
@@ -102,6 +106,8 @@ class Container:
         if started.returncode:
             raise Failure(f"docker could not start {self.image}: {last_line(started.stdout)}")
         self._wait_until_ready()
+        if self.definitions:
+            self._import(self.definitions)
         say(self.name, self.description)
 
     def stop(self) -> None:
@@ -110,6 +116,12 @@ class Container:
     @property
     def _own_name(self) -> str:
         return _container_name(self.name, self.folder)
+
+    def _import(self, definitions: str) -> None:
+        done = _docker("exec", "--interactive", self._own_name, "rabbitmqctl", "import_definitions", text=definitions)
+        if done.returncode:
+            self.stop()
+            raise Failure(f"{self.image} did not take its users: {last_line(done.stdout)}")
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -132,5 +144,9 @@ def _container_name(name: str, folder: Path) -> str:
     return f"parley-{zlib.crc32(str(folder).encode()):08x}-{name}"
 
 
-def _docker(*arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    return process.run(["docker", *arguments], environment=os.environ | (environment or {}), directory=Path("/"))
+def _docker(
+    *arguments: str, environment: Mapping[str, str] | None = None, text: str | None = None
+) -> "subprocess.CompletedProcess[str]":
+    return process.run(
+        ["docker", *arguments], environment=os.environ | (environment or {}), directory=Path("/"), text=text
+    )

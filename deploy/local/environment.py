@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from deploy.local.credentials import role_password
 from deploy.local.ports import LOOPBACK
+from deploy.local.rabbitmq import service_urls, service_variables
 from deploy.local.terminal import Failure
 
 SERVICES = ("gateway", "chat-worker", "persistence", "task-tools")
@@ -92,6 +93,8 @@ def composed(  # noqa: PLR0913 - the parts are these
         "TASK_TOOLS_URL": f"http://{LOOPBACK}:{ports['task-tools']}/mcp",
         "PYTHONUNBUFFERED": "1",
         **_database_urls(user, secrets, database_url),
+        # A server that somebody else runs has the users that they made.
+        **({} if user.get("RABBITMQ_URL") else service_urls(rabbitmq_url)),
         **_model(user, ports),
     }
     fixed = {
@@ -107,8 +110,14 @@ def composed(  # noqa: PLR0913 - the parts are these
 
 
 def of_services(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without the owner's connection, which no service may have."""
-    return {name: value for name, value in environment.items() if name != "DATABASE_URL"}
+    """The environment without the connections of owner and administrator, which no service may have.
+
+    RABBITMQ_URL stays where it is the services' own.
+    """
+    kept_out = {"DATABASE_URL"}
+    if all(environment.get(name) for name in service_variables()):
+        kept_out.add("RABBITMQ_URL")
+    return {name: value for name, value in environment.items() if name not in kept_out}
 
 
 def _database_urls(user: Mapping[str, str], secrets: Mapping[str, str], database_url: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +105,8 @@ class PrivatePostgres:
         self.folder = folder
         self.port = port
         self.log = folder / "postgres.log"
+        # Of postgresql.conf, above ours; for the next start.
+        self.settings: Mapping[str, str] = {}
         self._programs = programs
         self._password = password
         self._account = account
@@ -140,7 +142,7 @@ class PrivatePostgres:
         process.end_recorded(self._record, signal.SIGINT)
         if not self._data.exists():
             self._create()
-        settings = _SETTINGS | ({} if self._durable else _THROWAWAY) | {"port": str(self.port)}
+        settings = _SETTINGS | ({} if self._durable else _THROWAWAY) | {"port": str(self.port)} | dict(self.settings)
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         self._process = process.start(
             [self._programs.folder / "postgres", "-D", self._data, *options],
@@ -152,6 +154,16 @@ class PrivatePostgres:
         process.record(self._process.pid, self._record)
         self._wait_until_ready()
         say(self.name, self.description)
+
+    def keep(self, name: str, content: bytes) -> Path:
+        """A file that only the server reads, as it wants its keys to be."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / name
+        file.touch(mode=0o600)
+        file.write_bytes(content)
+        if self._account:
+            self._account.own(file)
+        return file
 
     def stop(self) -> None:
         """Stop the server in order, ending its sessions; nothing happens when it does not run."""

@@ -1,21 +1,35 @@
-"""A private RabbitMQ server: own data, own ports, own epmd (Erlang's name server), a password, loopback only."""
+"""A private RabbitMQ server: own data, own ports, own epmd (Erlang's name server), own users, loopback only."""
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import urlsplit
 
 from deploy.local import process
+from deploy.local.credentials import role_password
 from deploy.local.packages import Unpacked
 from deploy.local.ports import LOOPBACK
 from deploy.local.terminal import Failure, last_line, say, tail
 
 USER = "parley"
 VHOST = "parley"
+# By the prefix of the variables of the service that is this user.
+SERVICE_USERS = {
+    "GATEWAY": "parley_gateway",
+    "CHAT_WORKER": "parley_worker",
+    "PERSISTENCE": "parley_persistence",
+}
+_FILES = Path(__file__).parents[1] / "rabbitmq"
+_OPERATOR = "parley_operator"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0  # asked to stop in the middle of its start, it may never do it
 # At a stop the management plugin idles for five seconds, all being safely on disk: hence the shutdown time.
@@ -68,8 +82,41 @@ def unpacked(packages: Unpacked) -> RabbitPrograms | None:
 
 
 def server_url(port: int, password: str) -> str:
-    """The connection to a server that we run."""
+    """The administrator's connection to a server that we run."""
     return f"amqp://{USER}:{password}@{LOOPBACK}:{port}/{VHOST}"
+
+
+def service_variables() -> list[str]:
+    """The variables in which services find the connections of their own users."""
+    return [f"{prefix}_RABBITMQ_URL" for prefix in SERVICE_USERS]
+
+
+def service_urls(url: str) -> dict[str, str]:
+    """The connections of the services to a server of which `url` is the administrator's, by their variables."""
+    return {f"{prefix}_RABBITMQ_URL": _as_user(url, user) for prefix, user in SERVICE_USERS.items()}
+
+
+def _as_user(url: str, user: str) -> str:
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{user}:{user_password(user, url)}@{place}").geturl()
+
+
+def user_password(user: str, url: str) -> str:
+    """The password of a service's user on a given server: who knows the administrator's URL knows it."""
+    return role_password(user, urlsplit(url).password or "")
+
+
+def definitions(url: str, vhost: str) -> dict[str, Any]:
+    """The virtual host, users and permissions that services need, in RabbitMQ's form for `load_definitions`.
+
+    `url` is the administrator's, who may do everything.
+    """
+    passwords = {f"{prefix}_RABBITMQ_PASSWORD": user_password(user, url) for prefix, user in SERVICE_USERS.items()}
+    template = Template((_FILES / "definitions.json").read_text())
+    # Not `substitute`: a `$` that ends a pattern stays.
+    text = template.safe_substitute(passwords, RABBITMQ_PASSWORD=user_password(_OPERATOR, url), VHOST=vhost)
+    return dict(json.loads(text))
 
 
 @dataclass(frozen=True)
@@ -89,6 +136,8 @@ class PrivateRabbit:
         self.folder = folder
         self.ports = ports
         self.log = folder / "rabbitmq.log"
+        # Of rabbitmq.conf, beside ours; for the next start.
+        self.settings: Mapping[str, str] = {}
         self._programs = programs
         self._password = password
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,6 +145,7 @@ class PrivateRabbit:
 
     @property
     def url(self) -> str:
+        """The administrator's connection; `service_urls` makes those of the services of it."""
         return server_url(self.ports.amqp, self._password)
 
     @property
@@ -182,11 +232,20 @@ class PrivateRabbit:
             f"listeners.tcp.1 = {LOOPBACK}:{self.ports.amqp}\n"
             f"management.tcp.ip = {LOOPBACK}\n"
             f"management.tcp.port = {self.ports.management}\n"
-            f"default_user = {USER}\n"
-            f"default_pass = {self._password}\n"
-            f"default_vhost = {VHOST}\n"
-            "log.console = false\n"
+            f"load_definitions = {self._write_definitions()}\n"
+            f"{_shared_configuration()}"
+            "log.console = false\n" + "".join(f"{name} = {value}\n" for name, value in self.settings.items())
         )
+
+    def _write_definitions(self) -> Path:
+        found = definitions(self.url, VHOST)
+        found["users"].append({"name": USER, "password": self._password, "tags": "administrator"})
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        found["permissions"].append({"user": USER, "vhost": VHOST, **everything})
+        file = self.folder / "definitions.json"
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(found))
+        return file
 
     def _environment(self) -> dict[str, str]:
         folder = self.folder
@@ -220,6 +279,12 @@ class PrivateRabbit:
                 self.stop()
                 raise Failure(f"RabbitMQ was not ready after {_START_SECONDS:.0f} s: see {self.folder / 'server.log'}")
             time.sleep(0.1)
+
+
+def _shared_configuration() -> str:
+    """What any RabbitMQ of this system is told, without where the image has its definitions."""
+    lines = (_FILES / "rabbitmq.conf").read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(("#", "load_definitions")))
 
 
 def answers_amqp(host: str, port: int) -> bool:

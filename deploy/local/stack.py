@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from deploy.local import containers, credentials, environment, locks, ports, process, setup
+from deploy.local import containers, credentials, environment, locks, ports, process, setup, web
 from deploy.local.places import Places
 from deploy.local.servers import PORT_NAMES, Server, Wanted
 from deploy.local.terminal import Failure, last_line, say
@@ -159,6 +159,7 @@ def _run(places: Places, port: int | None, *, echo: bool) -> None:
             user, secrets, chosen, database_url=database.url, rabbitmq_url=broker.url, venv=places.venv
         )
         _migrate(places, variables)
+        _build_page(places)
         with _Processes(places, variables, now.processes) as processes:
             processes.wait_until_ready(chosen)
             _write(places, replace(now, phase="ready", servers={each.name: each.description for each in both}))
@@ -193,6 +194,15 @@ def _migrate(places: Places, variables: Mapping[str, str]) -> None:
     say("migrate", "the database is up to date")
 
 
+def _build_page(places: Places) -> None:
+    """The page is worth a word, not the stack: without it the gateway says in its place how to build it."""
+    try:
+        web.build(places)
+        say("web", "the page is built")
+    except Failure as failure:
+        say("web", f"goes without the page: {failure}")
+
+
 def _greet(url: str, variables: Mapping[str, str], user: Mapping[str, str]) -> None:
     """Print the address and how to try it."""
     token = credentials.user_token(_DEMO_USER, variables)
@@ -205,6 +215,7 @@ def _greet(url: str, variables: Mapping[str, str], user: Mapping[str, str]) -> N
         model = "the built-in demo model (set OPENAI_API_KEY, OPENAI_BASE_URL, MODEL for a real one)"
     say("stack", f"is ready at {url}; answers come from {model}")
     print(f"\nTry it (the token is user {_DEMO_USER}'s, for a day):\n\n  {shlex.join(curl)}\n")
+    print(f"The page for people: {url}/\n")
     print("More: ./dev status, logs, psql, token --user NAME. Stop with Ctrl-C or ./dev down.\n", flush=True)
 
 
@@ -359,11 +370,11 @@ def status(places: Places) -> int:
 
 
 def log_lines(places: Places, name: str | None) -> list[str]:
-    """The stack's log: of all processes, of one of them, or of postgres, rabbitmq, migrate, uv, up."""
+    """The stack's log: of all processes, of one of them, or of postgres, rabbitmq, migrate, uv, web, up."""
     files = {
         "postgres": places.servers / "postgres/postgres.log",
         "rabbitmq": places.servers / "rabbitmq/server.log",
-        **{other: places.logs / f"{other}.log" for other in ("migrate", "uv", "up")},
+        **{other: places.logs / f"{other}.log" for other in ("migrate", "uv", "web", "up")},
     }
     if name in files:
         return files[name].read_text(errors="replace").splitlines() if files[name].exists() else []

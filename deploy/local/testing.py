@@ -13,9 +13,13 @@ from deploy.local.rabbitmq import PrivateRabbit
 from deploy.local.servers import PORT_NAMES, Wanted
 from deploy.local.terminal import say
 
-# Tests of whole systems have the machine to themselves; the others run two at a time.
-_ALONE = ("tests/system", "tests/clients", "tests/docs")
-_EVERYTHING = (("-n2", "--dist=loadfile", *(f"--ignore={folder}" for folder in _ALONE)), _ALONE)
+# Two files at a time: those of whole systems wait more than they compute. They come last, as what is quick tells more.
+_SIDE_BY_SIDE = ("-n2", "--dist=loadfile")
+_OF_SYSTEMS = ("tests/system", "tests/clients", "tests/docs", "tests/web", "tests/attacks")
+_EVERYTHING = (
+    (*_SIDE_BY_SIDE, *(f"--ignore={folder}" for folder in _OF_SYSTEMS)),
+    (*_SIDE_BY_SIDE, *_OF_SYSTEMS),
+)
 
 
 def run(places: Places, arguments: Sequence[str]) -> int:

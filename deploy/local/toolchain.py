@@ -56,6 +56,13 @@ def sync_apart(places: Places, project: Path, environment_folder: Path) -> None:
     _run_uv(places, environment, [uv, "pip", "install", "--python", python, "--require-hashes", "-r", requirements])
 
 
+def export(places: Places, output: Path, *options: str) -> None:
+    """Write what `uv.lock` names to `output`, as uv's `options` say. Asks nobody. Raises Failure with uv's reason."""
+    uv = _uv(places)
+    command: list[str | Path] = [uv, "export", "--all-packages", "--frozen", "--quiet", *options]
+    _run_uv(places, _uv_environment(places, uv), [*command, "--output-file", output])
+
+
 def _sync_from_mirror(uv: Path, places: Places, environment: Mapping[str, str]) -> None:
     """The same as `uv sync`, where an index is set: the lock names files of the public one, a list with hashes none."""
     requirements = places.local / "requirements.txt"

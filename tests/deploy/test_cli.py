@@ -15,7 +15,7 @@ import pytest
 from deploy.local.places import Places
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("up", "down", "status", "logs", "psql", "ops", "url", "token", "test", "check", "clean")
+COMMANDS = ("up", "down", "status", "logs", "psql", "ops", "url", "token", "test", "check", "audit", "fuzz", "clean")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The env file, and what the processes find in their environment."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -9,12 +10,18 @@ from deploy.local.terminal import Failure
 
 PORTS = {"gateway": 8080, "chat-worker": 20_001, "persistence": 20_002, "task-tools": 20_003, "demo-model": 20_004}
 SECRETS = {name: f"secret of {name}" for name in credentials.NAMES}
+ADMINISTRATOR = "amqp://parley:pw@127.0.0.1:5672/parley"
 OWNER = "postgresql://owner:pw@db.example:5433/shop?sslmode=require"
 
 
 def composed(user: dict[str, str]) -> dict[str, str]:
     return environment.composed(
-        user, SECRETS, PORTS, database_url=user.get("DATABASE_URL", OWNER), rabbitmq_url="amqp://x", venv=Path("/venv")
+        user,
+        SECRETS,
+        PORTS,
+        database_url=user.get("DATABASE_URL", OWNER),
+        rabbitmq_url=user.get("RABBITMQ_URL", ADMINISTRATOR),
+        venv=Path("/venv"),
     )
 
 
@@ -69,7 +76,24 @@ def test_services_never_see_the_owners_connection() -> None:
     variables = composed({})
 
     assert variables["DATABASE_URL"] == OWNER
-    assert "DATABASE_URL" not in environment.of_services(variables)
+    assert variables["RABBITMQ_URL"] == ADMINISTRATOR
+    assert not {"DATABASE_URL", "RABBITMQ_URL"} & set(environment.of_services(variables))
+
+
+def test_every_service_has_a_user_of_its_own_on_our_rabbitmq() -> None:
+    variables = composed({})
+
+    urls = {urlsplit(variables[f"{service}_RABBITMQ_URL"]) for service in ("GATEWAY", "CHAT_WORKER", "PERSISTENCE")}
+    assert {url.username for url in urls} == {"parley_gateway", "parley_worker", "parley_persistence"}
+    assert len({url.password for url in urls} | {"pw"}) == 4
+    assert {(url.hostname, url.port, url.path) for url in urls} == {("127.0.0.1", 5672, "/parley")}
+
+
+def test_a_rabbitmq_of_somebody_elses_is_used_with_the_user_that_is_given() -> None:
+    variables = environment.of_services(composed({"RABBITMQ_URL": "amqp://own:pw@mq.example/"}))
+
+    assert variables["RABBITMQ_URL"] == "amqp://own:pw@mq.example/"
+    assert "GATEWAY_RABBITMQ_URL" not in variables
 
 
 def test_the_demo_model_answers_unless_the_user_brings_a_model() -> None:

@@ -5,6 +5,7 @@ import subprocess
 import asyncpg
 
 from deploy.local.rabbitmq import PrivateRabbit, answers_amqp
+from shared.contracts import BYTES_MAX
 from tests.support.services import private_postgres, private_rabbit
 
 
@@ -28,6 +29,11 @@ def test_rabbitmq_keeps_durable_queues_through_a_kill() -> None:
         server.kill()
         server.start()
         assert "kept" in server.control("list_queues", "--vhost", "parley", "name")
+
+        # A start more costs seconds, so what else a private server promises is seen here.
+        users = server.control("list_user_permissions", "parley_gateway")
+        assert "ready|cancels" in users
+        assert server.control("eval", "application:get_env(rabbit, max_message_size).").strip() == f"{{ok,{BYTES_MAX}}}"
 
     assert not answers_amqp("127.0.0.1", server.ports.amqp)
 

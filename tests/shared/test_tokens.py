@@ -20,9 +20,13 @@ from shared.tokens import (
     TOOL_TOKEN_ISSUER,
     TOOL_TOKEN_SECONDS_MAX,
     Identity,
+    Reason,
+    Rules,
+    TokenRefusedError,
     bearer_token,
     mint_token,
     mint_tool_token,
+    secret_keys,
     verify_token,
 )
 
@@ -30,8 +34,12 @@ SECRET = "a" * 16 + "b" * 16
 OTHER_SECRET = "c" * 32
 
 
-def verify(token: str) -> Identity:
-    return verify_token(token, SECRET, issuer="parley", audience="parley")
+RULES = Rules(issuer="parley", audience="parley")
+TOOL_RULES = Rules(issuer=TOOL_TOKEN_ISSUER, audience=TASK_TOOLS_AUDIENCE)
+
+
+def verify(token: str, rules: Rules = RULES) -> Identity:
+    return verify_token(token, secret_keys(SECRET), rules)
 
 
 def segment(value: Any) -> str:
@@ -81,7 +89,7 @@ def test_a_minted_token_names_its_user_until_it_expires() -> None:
 def test_a_tool_token_is_good_for_its_tool_server_alone() -> None:
     token = mint_tool_token(SECRET, "ada", TASK_TOOLS_AUDIENCE)
 
-    assert verify_token(token, SECRET, issuer=TOOL_TOKEN_ISSUER, audience=TASK_TOOLS_AUDIENCE).user_id == "ada"
+    assert verify(token, TOOL_RULES).user_id == "ada"
     with pytest.raises(NotAuthenticatedError):
         verify(token)
 
@@ -89,7 +97,7 @@ def test_a_tool_token_is_good_for_its_tool_server_alone() -> None:
 def test_a_tool_token_never_lives_longer_than_five_minutes() -> None:
     token = mint_tool_token(SECRET, "ada", TASK_TOOLS_AUDIENCE, lifetime_seconds=86_400)
 
-    identity = verify_token(token, SECRET, issuer=TOOL_TOKEN_ISSUER, audience=TASK_TOOLS_AUDIENCE)
+    identity = verify(token, TOOL_RULES)
 
     assert identity.expires_at <= time.time() + TOOL_TOKEN_SECONDS_MAX
 
@@ -98,7 +106,7 @@ def test_a_secret_under_32_bytes_signs_and_verifies_nothing() -> None:
     with pytest.raises(jwt.InvalidKeyError):
         mint_token("short", "ada", issuer="parley", audience="parley", lifetime_seconds=600)
     with pytest.raises(jwt.InvalidKeyError):
-        verify_token(signed(claims_with()), "short", issuer="parley", audience="parley")
+        verify_token(signed(claims_with()), secret_keys("short"), RULES)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +142,12 @@ def test_a_good_token_is_accepted(changes: dict[str, Any]) -> None:
         pytest.param({"exp": 253_370_764_800}, id="exp in the year 9999"),
         pytest.param({"exp": 10**300}, id="exp beyond any date"),
         pytest.param({"nbf": FromNow(60)}, id="not valid yet"),
+        pytest.param({"nbf": FromNow(-60, as_text=True)}, id="nbf is text"),
+        pytest.param({"nbf": [1]}, id="nbf is a list"),
+        pytest.param('{"iss":"parley","aud":"parley","sub":"ada","exp":9e9,"nbf":-1e400}', id="nbf is infinite"),
+        pytest.param({"iat": FromNow(-60, as_text=True)}, id="iat is text"),
+        pytest.param('{"iss":"parley","aud":"parley","sub":"ada","exp":9e9,"iat":-1e400}', id="iat is infinite"),
+        pytest.param({"iat": FromNow(-90_000)}, id="issued longer ago than a token may last"),
         pytest.param({"iat": FromNow(60)}, id="issued in the future"),
         pytest.param({"iss": "someone"}, id="another issuer"),
         pytest.param({"iss": "parl"}, id="a prefix of the issuer"),
@@ -177,6 +191,8 @@ def test_a_signed_token_with_wrong_claims_is_refused(changes: Any) -> None:
         pytest.param({"typ": "JWT"}, id="no alg"),
         pytest.param({"alg": "HS256", "crit": ["exp2"], "exp2": 1}, id="an unknown critical extension"),
         pytest.param({"alg": "HS256", "crit": ["b64"], "b64": False}, id="an unencoded payload"),
+        pytest.param({"alg": "HS256", "b64": False}, id="an unencoded payload, in secret"),
+        pytest.param("[" * 3_000, id="nested deeply"),
         pytest.param({"alg": "HS256", "kid": 7}, id="kid is a number"),
         pytest.param(["HS256"], id="a list as header"),
     ],
@@ -191,6 +207,80 @@ def test_headers_that_point_elsewhere_change_nothing(kid: str) -> None:
     header = {"alg": "HS256", "kid": kid, "jku": "http://127.0.0.1:9/keys", "x5u": "http://127.0.0.1:9/cert"}
 
     assert verify(signed(claims_with(), header)).user_id == "ada"
+
+
+@pytest.mark.parametrize("secret", [SECRET, OTHER_SECRET])
+def test_while_a_secret_is_replaced_tokens_of_both_hold(secret: str) -> None:
+    keys = secret_keys(SECRET, [OTHER_SECRET])
+
+    assert verify_token(signed(claims_with(), secret=secret), keys, RULES).user_id == "ada"
+    with pytest.raises(TokenRefusedError) as refusal:
+        verify_token(signed(claims_with(), secret="d" * 32), keys, RULES)
+    assert refusal.value.reason is Reason.SIGNATURE
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"exp": FromNow(-60)}, Reason.EXPIRED),
+        ({"iat": FromNow(-90_000)}, Reason.TOO_OLD),
+        ({"exp": FromNow(200_000)}, Reason.TOO_OLD),
+        ({"nbf": FromNow(60)}, Reason.NOT_YET_VALID),
+        ({"iss": "other"}, Reason.ISSUER),
+        ({"aud": "other"}, Reason.AUDIENCE),
+        ({"sub": ""}, Reason.CLAIMS),
+    ],
+)
+def test_the_operator_learns_why_a_token_is_refused(claims: dict[str, Any], reason: Reason) -> None:
+    with pytest.raises(TokenRefusedError) as refusal:
+        verify(signed(claims_with(**claims)))
+
+    assert refusal.value.reason is reason
+
+
+def test_an_old_token_ends_when_a_new_one_may_still_go_on() -> None:
+    """Whatever its `exp`: from its issue on it lasts no longer than tokens may."""
+    issued_at = int(time.time()) - 3_600
+
+    identity = verify(signed(claims_with(iat=issued_at, exp=issued_at + 90_000)))
+
+    assert identity.expires_at == issued_at + 86_400
+
+
+@pytest.mark.parametrize(
+    ("claim", "roles"),
+    [
+        (["admin", "user"], {"admin", "user"}),
+        ("admin user", {"admin", "user"}),
+        (["admin", 7, None], {"admin"}),
+        ({"admin": True}, set()),
+        (7, set()),
+        (None, set()),
+    ],
+)
+def test_roles_are_a_list_or_words(claim: object, roles: set[str]) -> None:
+    assert verify(signed(claims_with(roles=claim))).roles == roles
+
+
+def test_the_claim_of_roles_can_have_another_name() -> None:
+    rules = Rules(issuer="parley", audience="parley", roles_claim="groups")
+
+    assert verify(signed(claims_with(groups=["admin"], roles=["user"])), rules).roles == {"admin"}
+
+
+def test_a_token_is_named_by_its_jti_or_by_what_it_signs() -> None:
+    named = signed(claims_with(jti="t-1"))
+    unnamed = signed(claims_with(jti=""))
+    signed_part = unnamed.rpartition(".")[0]
+
+    assert verify(named).token_id == "t-1"
+    assert verify(unnamed).token_id == f"sha256:{hashlib.sha256(signed_part.encode()).hexdigest()}"
+
+
+@pytest.mark.parametrize("character", ["=", "!", " ", "\n", "+"])
+def test_a_token_has_one_spelling(character: str) -> None:
+    with pytest.raises(TokenRefusedError):
+        verify(signed(claims_with()) + character)
 
 
 def test_a_token_signed_with_another_key_is_refused() -> None:

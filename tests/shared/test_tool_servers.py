@@ -16,18 +16,30 @@ from shared.agents import AGENTS, TASKS_SERVER
 from shared.tool_servers import (
     Approval,
     ConfiguredServer,
+    OnChange,
     ToolPolicy,
     ToolRule,
     ToolServers,
     ToolServersError,
     ToolServersFile,
+    UserToken,
     parse_tool_servers,
     tool_servers_or_exit,
 )
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "tool-servers.md"
 URL = "https://tools.example.org/mcp"
-ENVIRONMENT = {"TOKEN": "t0p-secret", "EMPTY": "", "BROKEN": "t0p-secret\r\nx-evil: 1"}
+DIGEST = f"sha256:{'0' * 64}"
+ENVIRONMENT = {
+    "TOKEN": "t0p-secret",
+    "OWN": "o" * 32,
+    "SAME_AS_OWN": "o" * 32,
+    "TOOL_TOKEN_SECRET": "t0p-secret" * 4,
+    "SHORT": "t0p-secret",
+    "COPY": "t0p-secret" * 4,
+    "EMPTY": "",
+    "BROKEN": "t0p-secret\r\nx-evil: 1",
+}
 TODO, CHAT = AGENTS["todo"], AGENTS["chat"]
 
 
@@ -68,13 +80,14 @@ def test_every_key_has_its_effect() -> None:
         allow=["search", "merge", "slow"],
         deny=["merge"],
         tools={"slow": {"enabled": True, "approval": "never", "timeout_seconds": 300.5}},
+        on_change="block",
+        pins={"search": DIGEST},
     )
 
     assert server == ConfiguredServer(
         label="github",
         url=URL,
         headers={"Authorization": "Bearer t0p-secret", "X-Team": "blue"},
-        description="Issues and pull requests.",
         agents=frozenset({"chat"}),
         protocol="legacy",
         policy=ToolPolicy(
@@ -85,6 +98,25 @@ def test_every_key_has_its_effect() -> None:
             timeout_seconds=90,
             rules={"slow": ToolRule(approval=Approval.NEVER, timeout_seconds=300.5)},
         ),
+        on_change=OnChange.BLOCK,
+        pins={"search": DIGEST},
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "audience"), [({}, "github"), ({"audience": "https://api.example"}, "https://api.example")]
+)
+def test_a_server_with_a_secret_of_its_own_is_told_the_user(keys: dict[str, str], audience: str) -> None:
+    assert the_server(user_token={"secret_env": "OWN", **keys}).user_token == UserToken(audience, "o" * 32)
+
+
+def test_two_servers_never_share_a_secret_with_which_one_could_act_at_the_other() -> None:
+    own, same = ({"url": URL, "user_token": {"secret_env": name}} for name in ("OWN", "SAME_AS_OWN"))
+    told = refusal(json.dumps({"mcpServers": {"first": own, "second": same}}))
+
+    assert told == (
+        "mcpServers.second.user_token.secret_env: it is the same secret as that of first; "
+        "each server needs one of its own"
     )
 
 
@@ -105,6 +137,7 @@ def test_plain_http_elsewhere_is_the_operators_word() -> None:
 
 def test_secrets_are_in_no_representation() -> None:
     assert "t0p-secret" not in repr(the_server(headers={"Authorization": "Bearer ${TOKEN}"}))
+    assert "ooo" not in repr(the_server(user_token={"secret_env": "OWN"}))
 
 
 def test_a_server_without_agents_serves_every_agent_that_has_tools() -> None:
@@ -190,13 +223,33 @@ def test_a_label_that_cannot_be_used_is_refused(label: str) -> None:
         ({"headers": {"A": "${}"}}, "headers.A: after ${ comes the name"),
         ({"headers": {"A": "${TOKEN:-x}"}}, "headers.A: after ${ comes the name"),
         ({"headers": {"A": "${TOKEN"}}, "headers.A: a ${ is not closed"),
+        ({"headers": {"A": "x\nb: y"}}, "headers.A: a header holds printable ASCII characters only"),
+        ({"headers": {"A\r\nB": "x"}}, "headers: "),
+        ({"user_token": {}}, "user_token.secret_env: Field required"),
+        ({"user_token": {"secret_env": "${OWN}"}}, "user_token.secret_env: "),
+        ({"user_token": {"secret_env": "OWN", "audience": "a b"}}, "user_token.audience: "),
+        (
+            {"user_token": {"secret_env": "MISSING"}},
+            "user_token.secret_env: the environment variable MISSING must have",
+        ),
+        ({"user_token": {"secret_env": "SHORT"}}, "user_token.secret_env: the environment variable SHORT must have"),
+        (
+            {"user_token": {"secret_env": "COPY"}},
+            "user_token.secret_env: it is the same secret as that of TOOL_TOKEN_SEC",
+        ),
+        (
+            {"user_token": {"secret_env": "OWN"}, "headers": {"authorization": "Bearer ${TOKEN}"}},
+            "user_token: the user's token goes into the header Authorization",
+        ),
+        ({"on_change": "ask"}, "on_change: Input should be 'report' or 'block'"),
+        ({"pins": {"search": "abc"}}, "pins.search: "),
     ],
 )
 def test_a_server_that_cannot_be_used_is_refused_by_name_and_field(keys: dict[str, Any], told: str) -> None:
     message = refusal(json.dumps({"mcpServers": {"good": {"url": URL}, "github": {"url": URL, **keys}}}))
 
     assert message.startswith(f"mcpServers.github.{told}")
-    assert "secret" not in message
+    assert not any(secret in message for secret in ("t0p-secret", "me:secret", "ooo"))
     assert message.isprintable()
 
 

@@ -196,11 +196,11 @@ class Bench:
     deliveries: dict[UUID, str] = field(default_factory=dict)  # the latest of each job
 
     @classmethod
-    def open(cls, gateway: Database, worker: Database, persistence: Database) -> "Bench":
+    def open(cls, gateway: Database, worker: Database, persistence: Database, owner_url: str) -> "Bench":
         journal = Journal()
         outgoing, sender = _sending(journal)
         leases = Leases(worker, f"worker-{uuid7().hex}", 30.0)
-        return cls(Turns(gateway, persistence), worker, journal, leases, outgoing, sender)
+        return cls(Turns(gateway, persistence, owner_url), worker, journal, leases, outgoing, sender)
 
     async def close(self) -> None:
         self.sender.cancel()
@@ -291,9 +291,8 @@ class Bench:
         self.outgoing, self.sender = _sending(self.journal)
 
     async def in_database(self, statement: str, job: Accepted) -> Any:
-        """What `statement` gives for the job ($1)."""
-        async with self.turns.persistence.transaction(None) as db:
-            return await db.fetchval(statement, job.job_id)
+        """What `statement` gives for the job ($1), as the owner."""
+        return await self.turns.change(statement, job.job_id)
 
 
 def said(text: str) -> JsonObject:

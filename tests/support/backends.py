@@ -5,20 +5,29 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, urlsplit
 
+import aio_pika
 import asyncpg
 import httpx2
 
+from deploy.local import rabbitmq
 from deploy.local.credentials import role_password
 from shared.db.migrate import ROLES, migrate
 from shared.ids import uuid7
+from shared.messaging import declare_topology
 from tests.support.services import private_rabbit
+
+PARTITION_COUNT = 4  # as the services' default
 
 
 @dataclass(frozen=True)
 class Backends:
-    """What a stack runs on: a migrated database (URLs by role, and `owner`), and a broker without queues."""
+    """What a stack runs on: a migrated database (URLs by role, and `owner`), and a broker without queues.
+
+    `rabbitmq_url` is the administrator's.
+    """
 
     database_urls: Mapping[str, str]
     rabbitmq_url: str
@@ -42,10 +51,14 @@ def new_database(server: str | None = None) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def new_broker() -> Iterator[str]:
-    """The URL of a virtual host of its own; of a RabbitMQ of its own where there is no management API to make one."""
+    """The administrator's URL of a virtual host of its own, with the services' users and rights, and the topology.
+
+    It is on a RabbitMQ of its own where there is no management API to make one.
+    """
     management = os.environ.get("RABBITMQ_MANAGEMENT_URL")
     if management is None:
         with private_rabbit() as rabbit:
+            asyncio.run(_declare_topology(rabbit.url))
             yield rabbit.url
         return
     url, name = _required("RABBITMQ_URL"), f"test-{uuid7().hex}"
@@ -54,10 +67,28 @@ def new_broker() -> Iterator[str]:
         api.put(f"/vhosts/{name}").raise_for_status()
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         api.put(f"/permissions/{name}/{user}", json=everything).raise_for_status()
+        own_url = urlsplit(url)._replace(path=f"/{name}").geturl()
+        _grant(api, rabbitmq.definitions(own_url, name))
         try:
-            yield urlsplit(url)._replace(path=f"/{name}").geturl()
+            asyncio.run(_declare_topology(own_url))
+            yield own_url
         finally:
             api.delete(f"/vhosts/{name}").raise_for_status()
+
+
+def _grant(api: httpx2.Client, definitions: Mapping[str, Any]) -> None:
+    """Make the users, and say what they may do in the definitions' virtual host."""
+    for user in definitions["users"]:
+        api.put(f"/users/{user['name']}", json=user).raise_for_status()
+    for permission in definitions["permissions"]:
+        api.put(f"/permissions/{permission['vhost']}/{permission['user']}", json=permission).raise_for_status()
+
+
+async def _declare_topology(url: str) -> None:
+    """As persistence does, for tests that start no persistence."""
+    connection = await aio_pika.connect(url)
+    async with connection:
+        await declare_topology(await connection.channel(), PARTITION_COUNT)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Postgres and RabbitMQ of a test's own, which it may stop, kill and start again without hurting other tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -14,18 +14,28 @@ _ServerT = TypeVar("_ServerT", bound=Server)
 
 
 @contextmanager
-def private_postgres() -> Iterator[PrivatePostgres]:
-    """A running Postgres with an empty database: `url` is its owner's; `stop`, `kill`, then `start` keep the data."""
+def private_postgres(prepare: Callable[[PrivatePostgres], None] | None = None) -> Iterator[PrivatePostgres]:
+    """A running Postgres with an empty database: `url` is its owner's; `stop`, `kill`, then `start` keep the data.
+
+    `prepare` is called before it starts.
+    """
     with _servers() as (server, _):
         assert isinstance(server, PrivatePostgres), "needs the programs of PostgreSQL, not Docker"
+        if prepare:
+            prepare(server)
         yield from _running(server)
 
 
 @contextmanager
-def private_rabbit() -> Iterator[PrivateRabbit]:
-    """A running RabbitMQ without queues: `stop`, `kill`, then `start` keep durable queues; `wipe` forgets them."""
+def private_rabbit(prepare: Callable[[PrivateRabbit], None] | None = None) -> Iterator[PrivateRabbit]:
+    """A running RabbitMQ without queues: `stop`, `kill`, then `start` keep durable queues; `wipe` forgets them.
+
+    `prepare` is called before it starts.
+    """
     with _servers() as (_, server):
         assert isinstance(server, PrivateRabbit), "needs the programs of RabbitMQ, not Docker"
+        if prepare:
+            prepare(server)
         yield from _running(server)
 
 

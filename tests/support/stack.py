@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx2
 
 from deploy.local.ports import LOOPBACK, free_ports
+from deploy.local.rabbitmq import service_urls
 from shared.tokens import mint_token
 from tests.support.backends import Backends
 from tests.support.waiting import wait_until
@@ -197,7 +198,7 @@ def _environment(backends: Backends, first_ports: Mapping[str, int], variables: 
         "PYTHONUNBUFFERED": "1",
         "PARLEY_PROFILE": "local",
         "LOG_FORMAT": "json",
-        "RABBITMQ_URL": backends.rabbitmq_url,
+        **service_urls(backends.rabbitmq_url),
         "GATEWAY_DATABASE_URL": urls["parley_gateway"],
         "CHAT_WORKER_DATABASE_URL": urls["parley_worker"],
         "PERSISTENCE_DATABASE_URL": urls["parley_persistence"],
@@ -216,5 +217,7 @@ def _environment(backends: Backends, first_ports: Mapping[str, int], variables: 
     }
 
 
-def token_of(user_id: str, *, lifetime_seconds: float = 3600) -> str:
-    return mint_token(JWT_SECRET, user_id, issuer="parley", audience="parley", lifetime_seconds=lifetime_seconds)
+def token_of(user_id: str, *, lifetime_seconds: float = 3600, **claims: object) -> str:
+    return mint_token(
+        JWT_SECRET, user_id, issuer="parley", audience="parley", lifetime_seconds=lifetime_seconds, **claims
+    )

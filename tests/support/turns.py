@@ -8,6 +8,7 @@ from gateway.items import Role, text_message
 from gateway.turns import Accepted, AcceptLimits, Turn, accept
 from shared.db import Database
 from shared.ids import uuid7
+from tests.support.owner import value_as_owner
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Turns:
 
     gateway: Database
     persistence: Database
+    owner_url: str
 
     async def ask(
         self,
@@ -57,6 +59,10 @@ class Turns:
                 await self._insert_text(db, accepted, len(calls) + 1, text)
             await db.execute("update conversations set active_job_id = null where id = $1", accepted.conversation_id)
             await db.execute("update jobs set status = 'completed' where id = $1", accepted.job_id)
+
+    async def change(self, statement: str, *arguments: object) -> Any:
+        """What `statement` gives as the owner, who may do what time or a fault would."""
+        return await value_as_owner(self.owner_url, statement, *arguments)
 
     async def exchange(
         self,

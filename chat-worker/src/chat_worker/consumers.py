@@ -7,8 +7,8 @@ from faststream import Context
 from faststream.rabbit.annotations import RabbitMessage
 
 from chat_worker.runner import Runner, Verdict
-from shared.contracts import JobReady, decode
-from shared.errors import InvalidInputError
+from shared.contracts import JobReady, Refusal, RefusedMessageError, decode
+from shared.messaging import JOBS, refuse
 from shared.observability import get_logger
 
 log = get_logger()
@@ -27,8 +27,8 @@ async def take_delivery(message: RabbitMessage, runner: Annotated[Runner, Contex
     try:
         ready = _job_ready(message.body)
         verdict = await runner.run(ready, delivery_id=message.raw_message.message_id)
-    except InvalidInputError as error:
-        log.error("job_message_invalid", cause=error.message, byte_count=len(message.body))  # noqa: TRY400 - no bug here
+    except RefusedMessageError as error:
+        refuse(JOBS, error, len(message.body), message.raw_message.message_id)
         await _settle(message.reject(requeue=False))
     except Exception:  # a bug; the broker's fuse ends what never gets further
         log.exception("delivery_crashed")
@@ -40,7 +40,7 @@ async def take_delivery(message: RabbitMessage, runner: Annotated[Runner, Contex
 def _job_ready(body: bytes) -> JobReady:
     message = decode(body)
     if not isinstance(message, JobReady):
-        raise InvalidInputError("bad_message", f"{type(message).__name__} is not for this queue")
+        raise RefusedMessageError(Refusal.MISPLACED, f"{type(message).__name__} is not for this queue")
     return message
 
 

@@ -6,9 +6,9 @@ from typing import Protocol, TypeAlias
 from uuid import UUID
 
 from shared import contracts
-from shared.contracts import CancelRequested, ResumeReply, ResumeRequest
-from shared.errors import BrokerUnavailableError, InvalidInputError
-from shared.messaging import journal_queue, partition_of
+from shared.contracts import CancelRequested, Refusal, RefusedMessageError, ResumeReply, ResumeRequest
+from shared.errors import BrokerUnavailableError
+from shared.messaging import CONTROL, journal_queue, partition_of, refuse
 from shared.observability import get_logger
 
 log = get_logger()
@@ -46,8 +46,8 @@ class Control:
     def on_message(self, body: bytes) -> None:
         try:
             message = contracts.decode(body)
-        except InvalidInputError:
-            log.warning("control_message_invalid", byte_count=len(body))
+        except RefusedMessageError as error:
+            refuse(CONTROL, error, len(body))
             return
         match message:
             case CancelRequested(job_id=job_id):
@@ -57,7 +57,8 @@ class Control:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
             case _:
-                log.warning("control_message_unexpected", kind=type(message).__name__)
+                misplaced = RefusedMessageError(Refusal.MISPLACED, f"{type(message).__name__} is not for workers")
+                refuse(CONTROL, misplaced, len(body))
 
     async def ask_to_resume(self, job_id: UUID, conversation_id: UUID, attempt: int) -> ResumeReply:
         """Where the attempt goes on; all that an earlier one sent before is stored then, or never will be.

@@ -5,8 +5,14 @@ disagree. Events travel as their exact bytes; summaries and titles as text, to t
 is the version of the contract: a field may be added with a default, any other change is a new version, which consumers
 must know one release before anybody sends it. The golden samples in `tests/shared/golden/` must decode for as long as a
 version is supported.
+
+What comes is not trusted: it is measured before it is read, and read no further than the fields below allow. Whoever
+consumes it counts what it refuses (`messaging.refuse`).
 """
 
+import contextlib
+from enum import StrEnum
+from typing import Annotated, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -16,6 +22,12 @@ from shared.events import Event, Failure, JsonObject
 from shared.states import JobStatus
 
 VERSION = 1
+# As `max_message_size` in deploy/rabbitmq/rabbitmq.conf: no broker of ours takes more from a publisher.
+BYTES_MAX = 32 * 1024 * 1024
+
+# As the columns that they are compared with.
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+_UserId: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -29,7 +41,7 @@ class JobReady(Message, frozen=True, kw_only=True, tag="job_ready"):
 
     job_id: UUID
     conversation_id: UUID
-    user_id: str
+    user_id: _UserId
 
 
 class JournalChunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +52,8 @@ class JournalChunk(msgspec.Struct, frozen=True, kw_only=True):
 
     job_id: UUID
     conversation_id: UUID
-    attempt: int
-    first_seq: int
+    attempt: _Count
+    first_seq: _Count
     events: list[msgspec.Raw]
     ended_as: JobStatus | None = None
 
@@ -64,17 +76,17 @@ class ResumeRequest(Message, frozen=True, kw_only=True, tag="resume_request"):
 
     job_id: UUID
     conversation_id: UUID
-    attempt: int
+    attempt: _Count
 
 
 class ResumeReply(Message, frozen=True, kw_only=True, tag="resume_reply"):
     """Where the attempt goes on. `granted` is false where the job ended, or a later attempt owns it."""
 
     job_id: UUID
-    attempt: int
+    attempt: _Count
     granted: bool
-    next_seq: int = 0
-    next_output_index: int = 0
+    next_seq: _Count = 0
+    next_output_index: _Count = 0
     output: list[JsonObject] = []
 
 
@@ -83,7 +95,7 @@ class JobReleased(Message, frozen=True, kw_only=True, tag="job_released"):
 
     job_id: UUID
     conversation_id: UUID
-    attempt: int
+    attempt: _Count
     delay_seconds: float
     reason: Failure | None = None
 
@@ -97,22 +109,22 @@ class ConversationSummarised(Message, frozen=True, kw_only=True, tag="conversati
 
     job_id: UUID
     conversation_id: UUID
-    user_id: str
+    user_id: _UserId
     conversation_ids: list[UUID]
-    deleted_item_count: int
+    deleted_item_count: _Count
     text: str
-    token_count: int
-    covers_turn_count: int
+    token_count: _Count
+    covers_turn_count: _Count
 
 
 class TitleSuggested(Message, frozen=True, kw_only=True, tag="title_suggested"):
     """To `chat.journal.<p>`: a title for a conversation whose title nobody chose yet, and what it cost. May be lost."""
 
     conversation_id: UUID
-    user_id: str
+    user_id: _UserId
     title: str
-    input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: _Count = 0
+    output_tokens: _Count = 0
 
 
 class CancelRequested(Message, frozen=True, kw_only=True, tag="cancel_requested"):
@@ -126,7 +138,7 @@ class LiveEvents(msgspec.Struct, frozen=True, kw_only=True):
     """Events of one job that are stored now."""
 
     job_id: UUID
-    first_seq: int
+    first_seq: _Count
     events: list[msgspec.Raw]
 
 
@@ -134,7 +146,7 @@ class Touched(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation of `user_id` in which something happened; `what` is the kind of its event."""
 
     conversation_id: UUID
-    user_id: str
+    user_id: _UserId
     what: str
 
 
@@ -152,6 +164,28 @@ _decoder: msgspec.json.Decoder[AnyMessage] = msgspec.json.Decoder(AnyMessage)
 encode = msgspec.json.encode
 
 
+class Refusal(StrEnum):
+    """Why a message is refused; the words of the metric."""
+
+    TOO_LARGE = "too_large"
+    NOT_JSON = "not_json"
+    WRONG_SCHEMA = "wrong_schema"
+    UNKNOWN_VERSION = "unknown_version"
+    MISPLACED = "misplaced"  # a message of ours, where none of its kind is expected or its sender may not send it
+
+
+class RefusedMessageError(InvalidInputError):
+    """`bad_message`: no message of this system, or none for this place."""
+
+    def __init__(self, refusal: Refusal, message: str) -> None:
+        super().__init__("bad_message", message)
+        self.refusal = refusal
+
+
+class _Version(msgspec.Struct):
+    v: int = VERSION
+
+
 def raw_events(events: list[Event]) -> list[msgspec.Raw]:
     return [msgspec.Raw(event) for event in events]
 
@@ -159,12 +193,24 @@ def raw_events(events: list[Event]) -> list[msgspec.Raw]:
 def decode(body: bytes) -> AnyMessage:
     """The message in `body`.
 
-    Raises InvalidInputError (`bad_message`) for what is no message, or one of a version unknown here.
+    Raises RefusedMessageError for what is no message, or one of a version unknown here.
     """
+    if len(body) > BYTES_MAX:
+        raise RefusedMessageError(Refusal.TOO_LARGE, f"larger than {BYTES_MAX} bytes")
     try:
         message = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInputError("bad_message", "not a message of this system") from error
+    except msgspec.ValidationError as error:
+        _refuse_other_version(body)
+        raise RefusedMessageError(Refusal.WRONG_SCHEMA, "not a message of this system") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RefusedMessageError(Refusal.NOT_JSON, "not JSON, or nested too deeply") from error
     if message.v != VERSION:
-        raise InvalidInputError("bad_message", f"version {message.v} of {type(message).__name__} is unknown here")
+        _refuse_other_version(body)
     return message
+
+
+def _refuse_other_version(body: bytes) -> None:
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        version = msgspec.json.decode(body, type=_Version).v
+        if version != VERSION:
+            raise RefusedMessageError(Refusal.UNKNOWN_VERSION, f"version {version} is unknown here")

@@ -201,11 +201,13 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         return found[:_ADDRESSES_TRIED_MAX]
 
 
-def guarded_client(policy: EgressPolicy, *, timeout_seconds: float, user_agent: str) -> httpx2.AsyncClient:
+def guarded_client(
+    policy: EgressPolicy, *, timeout_seconds: float, user_agent: str, verify: ssl.SSLContext | bool = True
+) -> httpx2.AsyncClient:
     """A client for such requests; `timeout_seconds` is for each step of one, so bound the whole as well."""
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # one user's would go with another's requests
     return httpx2.AsyncClient(
-        transport=GuardedTransport(policy),
+        transport=GuardedTransport(policy, verify=verify),
         cookies=no_cookies,
         timeout=timeout_seconds,
         headers={"user-agent": user_agent, "accept-encoding": "identity"},

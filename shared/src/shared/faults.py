@@ -25,12 +25,15 @@ CrashPoint: TypeAlias = Literal[
 ]
 Protection: TypeAlias = Literal[
     "barrier",  # the next attempt closes what the dead one left open
+    "broken_off",  # a connection to Postgres whose exchange was broken off is closed
     "claim_fence",  # an attempt that lost its job stops
     "confirm",  # what the broker did not confirm counts as not sent
     "idempotency",  # a tool call that comes again has no second effect
     "journal_fence",  # only the current attempt's events are stored
     "ledger",  # what an earlier attempt finished is not done again
     "outbox",  # an accepted job is published until a worker has it
+    "user_predicates",  # every statement names the user whose rows it means
+    "write_once",  # a job that ended takes no second end
 ]
 
 

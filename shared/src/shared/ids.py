@@ -20,10 +20,14 @@ class Prefix(StrEnum):
     APPROVAL_REQUEST = "mcpr"
     APPROVAL_RESPONSE = "mcpa"
     FILE = "file"
+    DENIAL = "denial"
     WEBHOOK = "wh"
     WEBHOOK_EVENT = "evt"
     COMPLETION = "chatcmpl"
     TASK = "task"
+    PURGE = "purge"
+    AUDIT_ENTRY = "audit"
+    SHARE = "share"
 
 
 _HEX_DIGITS = frozenset("0123456789abcdef")

@@ -1,45 +1,65 @@
 """RabbitMQ: the whole topology, and the three ways in which the services use it.
 
-    chat.jobs           quorum queue            gateway, persistence → chat workers: a job may run
-    chat.journal.<p>    quorum queues, single   chat workers → persistence: what attempts produced
+    chat.ready          direct exchange         gateway, persistence → chat.jobs
+    chat.attempts       direct exchange         chat workers → chat.journal.<p>
+    chat.cancels        direct exchange         gateway → chat.journal.<p>
+    chat.jobs           quorum queue            → chat workers: a job may run
+    chat.journal.<p>    quorum queues, single   → persistence: what attempts produced; cancels
                         active consumer
     chat.dead           quorum queue            what the fuses threw out → persistence
-    chat.live           fanout exchange         persistence → every gateway: events that are stored now
+    chat.live           fanout exchange         persistence, gateway → every gateway: what is stored now
     chat.control        fanout exchange         gateway → every chat worker: cancel
 
-Any process may be the first after the broker was wiped, so each declares everything whenever it connects. Connections
-are plain, not "robust": a `Link` makes a new one after a loss and starts from what is true then.
+Who may send what is the broker's to enforce: an exchange per sender and kind, and a user per service that may write to
+its own (`deploy/rabbitmq/definitions.json`). The default exchange, which reaches every queue, is for persistence alone.
+So is making the topology, as the right to make a queue is the right to delete it: persistence declares everything
+whenever it connects, and the others wait until it has (`docs/decisions/0007-broker-users.md`).
+
+Connections are plain, not "robust": a `Link` makes a new one after a loss and starts from what is true then.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import re
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
-from typing import cast
-from urllib.parse import parse_qs, urlsplit
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import product
+from urllib.parse import parse_qs, quote, urlsplit
 from uuid import UUID
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aio_pika.connection import make_url
 from aiormq.abc import DeliveredMessage
+from aiormq.exceptions import (
+    AuthenticationError,
+    ChannelAccessRefused,
+    ConnectionNotAllowed,
+    ProbableAuthenticationError,
+)
 from faststream.rabbit import QueueType, RabbitQueue
-from faststream.rabbit.schemas.queue import QuorumQueueArgs
 from pamqp.commands import Basic
 from pamqp.common import FieldTable
 
 from shared import contracts
 from shared.errors import BrokerUnavailableError
 from shared.ids import uuid7
-from shared.observability import get_logger
+from shared.observability import count_refused_message, get_logger
 from shared.supervision import supervised
 
 log = get_logger()
 
 JOBS = "chat.jobs"
 DEAD = "chat.dead"
+READY = "chat.ready"
+ATTEMPTS = "chat.attempts"
+CANCELS = "chat.cancels"
 LIVE = "chat.live"
 CONTROL = "chat.control"
+
+HOW_TO_GRANT = "docs/operations.md, The broker's users"
 
 _RETRY_SECONDS = 0.5
 _HEARTBEAT_SECONDS = 10  # a silent peer is noticed after 20 to 33 s
@@ -70,11 +90,40 @@ _DEAD_ARGUMENTS: FieldTable = {
     "x-max-length": _QUEUE_LENGTH_MAX,
 }
 
-jobs_queue = RabbitQueue(
-    JOBS,
-    queue_type=QueueType.QUORUM,
-    arguments=cast("QuorumQueueArgs", {k: v for k, v in _JOBS_ARGUMENTS.items() if k != "x-queue-type"}),
-)
+_SENT_THROUGH: Mapping[str, tuple[type[contracts.Message], ...]] = {
+    READY: (contracts.JobReady,),
+    CANCELS: (contracts.CancelRequested,),
+    ATTEMPTS: (
+        contracts.JournalChunks,
+        contracts.ResumeRequest,
+        contracts.JobReleased,
+        contracts.ConversationSummarised,
+        contracts.TitleSuggested,
+    ),
+}
+_REPLY_QUEUE = re.compile(rf"{re.escape(CONTROL)}\.[\x21-\x7e ]{{1,200}}")
+
+jobs_queue = RabbitQueue(JOBS, queue_type=QueueType.QUORUM, durable=True, declare=False)
+
+
+class Permission(StrEnum):
+    """RabbitMQ's three."""
+
+    CONFIGURE = "configure"
+    WRITE = "write"
+    READ = "read"
+
+
+class BrokerRefusedError(Exception):
+    """RabbitMQ does not let this process do what it must: its user lacks a right, or the password is wrong.
+
+    Trying again does not help; an operator must. The message names user, resource and permission. `is_at_login`: the
+    process may not connect at all, which is so too of a broker that forgot its users, until it has them again.
+    """
+
+    def __init__(self, message: str, *, is_at_login: bool = False) -> None:
+        super().__init__(message)
+        self.is_at_login = is_at_login
 
 
 def journal_queue(partition: int) -> str:
@@ -86,38 +135,111 @@ def partition_of(conversation_id: UUID, partition_count: int) -> int:
     return conversation_id.int % partition_count
 
 
-def with_heartbeat(url: str) -> str:
-    """`url` with our heartbeat, unless it names one."""
-    parts = urlsplit(url)
-    if "heartbeat" in parse_qs(parts.query):
-        return url
-    query = f"{parts.query}&heartbeat={_HEARTBEAT_SECONDS}".lstrip("&")
-    return parts._replace(query=query).geturl()
-
-
-async def declare_topology(channel: AbstractChannel, partition_count: int) -> None:
-    for name in (LIVE, CONTROL):
-        await channel.declare_exchange(name, aio_pika.ExchangeType.FANOUT, durable=True)
-    await channel.declare_queue(DEAD, durable=True, arguments=_DEAD_ARGUMENTS)
-    await channel.declare_queue(JOBS, durable=True, arguments=_JOBS_ARGUMENTS)
-    for partition in range(partition_count):
-        await channel.declare_queue(journal_queue(partition), durable=True, arguments=_JOURNAL_ARGUMENTS)
+def may_come_through(exchange: str, message: contracts.Message) -> bool:
+    """Whether whoever may write to `exchange` may send such a message. The default exchange is persistence's own."""
+    return not exchange or isinstance(message, _SENT_THROUGH.get(exchange, ()))
 
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """How a process reaches the broker, and the name under which operators see its connections there."""
+    """How a process reaches the broker, and the name under which operators see its connections there.
 
-    url: str
+    With amqps://, `ca_file` alone is trusted, unless the URL names a `cafile`. `declares`: the process makes the
+    topology, others wait for it. `journal_exchange` is the way of its messages to the journal.
+    """
+
+    url: str = field(repr=False)
     process: str
     partition_count: int = 4
     publish_timeout_seconds: float = 5.0
+    ca_file: str | None = None
+    declares: bool = True
+    journal_exchange: str = ATTEMPTS
+
+    @property
+    def connection_url(self) -> str:
+        """`url` with our heartbeat, unless it names one, and with `ca_file` where it is of use."""
+        parts = urlsplit(self.url)
+        given = parse_qs(parts.query)
+        added = [] if "heartbeat" in given else [f"heartbeat={_HEARTBEAT_SECONDS}"]
+        if self.ca_file and parts.scheme == "amqps" and "cafile" not in given:
+            added.append(f"cafile={quote(self.ca_file)}")
+        return parts._replace(query="&".join(filter(None, [parts.query, *added]))).geturl()
+
+
+async def declare_topology(channel: AbstractChannel, partition_count: int, *, passive: bool = False) -> None:
+    """Make everything, or with `passive` see that it is there, which no right is needed for.
+
+    Raises ChannelNotFoundEntity for what is missing, BrokerRefusedError for what may not be made.
+    """
+    journal = [journal_queue(partition) for partition in range(partition_count)]
+    exchange_types = {
+        **dict.fromkeys((LIVE, CONTROL), aio_pika.ExchangeType.FANOUT),
+        **dict.fromkeys((READY, ATTEMPTS, CANCELS), aio_pika.ExchangeType.DIRECT),
+    }
+    queue_arguments = {DEAD: _DEAD_ARGUMENTS, JOBS: _JOBS_ARGUMENTS, **dict.fromkeys(journal, _JOURNAL_ARGUMENTS)}
+    with needing(Permission.CONFIGURE):
+        for name, exchange_type in exchange_types.items():
+            await channel.declare_exchange(name, exchange_type, durable=True, passive=passive)
+        for name, arguments in queue_arguments.items():
+            await channel.declare_queue(name, durable=True, arguments=arguments, passive=passive)
+    if passive:
+        return
+    with needing(Permission.WRITE):
+        for exchange, name in [(READY, JOBS), *product((ATTEMPTS, CANCELS), journal)]:
+            queue = await channel.get_queue(name, ensure=False)
+            await queue.bind(exchange, name)
+
+
+async def see_queue(broker: Broker, queue: str) -> None:
+    """Connect and look whether `queue` is there. Raises what the client library raises; see `refusal_of`."""
+    connection = aio_pika.Connection(make_url(broker.connection_url))
+    try:
+        await connection.connect(timeout=5)
+        channel = await connection.channel(publisher_confirms=False)
+        await channel.declare_queue(queue, passive=True)
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def needing(permission: Permission) -> Iterator[None]:
+    """Say of a refusal which permission was asked for: not every version of RabbitMQ does."""
+    try:
+        yield
+    except ChannelAccessRefused as error:
+        raise _refused(error, permission) from error
+
+
+def refusal_of(error: BaseException | None) -> BrokerRefusedError | None:
+    """What an operator has to mend, if `error` of a connection, or of a channel, is of that kind."""
+    seen: list[BaseException] = []  # what is raised again while it is handled may come to stand behind itself
+    while error is not None and error not in seen:
+        seen.append(error)
+        match error:
+            case BrokerRefusedError():
+                return error
+            case ProbableAuthenticationError() | AuthenticationError():
+                return BrokerRefusedError(f"wrong user or password: {error}", is_at_login=True)
+            case ConnectionNotAllowed() if "refused" in str(error):
+                return BrokerRefusedError(str(error), is_at_login=True)
+            case ChannelAccessRefused():
+                return _refused(error)
+            case ssl.SSLCertVerificationError():
+                return BrokerRefusedError(f"its certificate is not trusted: {error.verify_message}", is_at_login=True)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _refused(error: ChannelAccessRefused, permission: Permission | None = None) -> BrokerRefusedError:
+    return BrokerRefusedError(f"{error}; needs {permission.value}" if permission else str(error))
 
 
 class Link:
     """A supervised connection: connect, declare the topology, run `session`, and again after a loss, until stopped.
 
-    `session` is entered with the connection whenever it is up and left when it is lost.
+    `session` is entered with the connection whenever it is up and left when it is lost. Who was up once is patient with
+    a broker that does not let it in any more: as with one that is away, there is work that goes on without it.
     """
 
     def __init__(
@@ -128,9 +250,10 @@ class Link:
     ) -> None:
         self.is_up = asyncio.Event()
         self._lost = asyncio.Event()
-        self._url = with_heartbeat(broker.url)
+        self._broker = broker
+        self._refusal: BrokerRefusedError | None = None
+        self._was_up = False
         self._name = f"{broker.process} {purpose}"
-        self._partition_count = broker.partition_count
         self._session = session
         self._task: asyncio.Task[None] | None = None
 
@@ -146,13 +269,20 @@ class Link:
         """Close the connection of now, and make a new one."""
         self._lost.set()
 
-    async def depend_on(self, channel: AbstractChannel) -> None:
+    async def depend_on(self, channel: AbstractChannel, needs: Permission) -> None:
         """Start over when the broker closes `channel`, of the connection of now, or cancels a consumer on it.
 
-        Neither is mended by itself: without this, a session would be up and deaf.
+        Neither is mended by itself: without this, a session would be up and deaf. `needs` is what the user lacks if the
+        broker closes the channel because it may not do this.
         """
         lost = self._lost
-        channel.close_callbacks.add(lambda *_: lost.set())
+
+        def closed(_channel: object, error: BaseException | None = None) -> None:
+            if isinstance(error, ChannelAccessRefused):
+                self._refusal = _refused(error, needs)
+            lost.set()
+
+        channel.close_callbacks.add(closed)
         (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(lambda *_: lost.set())
 
     async def _run(self) -> None:
@@ -164,25 +294,40 @@ class Link:
                 with failures_as_unavailable():
                     await self._run_once()
             except BrokerUnavailableError as error:
+                self._end_if_refused(error)
                 log.warning("broker_link_lost", link=self._name, cause=type(error.__cause__).__name__)
             await asyncio.sleep(_RETRY_SECONDS)
 
+    def _end_if_refused(self, error: BrokerUnavailableError) -> None:
+        """Raises BrokerRefusedError, which ends the link and with it the process, unless it may pass."""
+        refusal = refusal_of(error)
+        if refusal is not None:
+            log.error("broker_access_refused", link=self._name, cause=str(refusal), see=HOW_TO_GRANT)
+            if not (self._was_up and refusal.is_at_login):
+                raise refusal
+
     async def _run_once(self) -> None:
         lost = self._lost = asyncio.Event()
+        self._refusal = None
         name = f"parley {self._name}"
-        connection = aio_pika.Connection(make_url(self._url), client_properties={"connection_name": name})
+        connection = aio_pika.Connection(
+            make_url(self._broker.connection_url), client_properties={"connection_name": name}
+        )
         # Closed even if it never opened: it would do that by itself when it is collected, outside of any event loop.
         try:
             await connection.connect(timeout=5)
             connection.close_callbacks.add(lambda *_: lost.set())
             async with asyncio.timeout(30):
                 channel = await connection.channel(publisher_confirms=False)
-                await declare_topology(channel, self._partition_count)
+                await declare_topology(channel, self._broker.partition_count, passive=not self._broker.declares)
                 await channel.close()
             async with self._session(connection):
                 self.is_up.set()
+                self._was_up = True
                 log.info("broker_link_up", link=self._name)
                 await lost.wait()
+            if self._refusal is not None:
+                raise self._refusal
             log.warning("broker_link_lost", link=self._name, cause="closed")
         finally:
             self.is_up.clear()
@@ -229,6 +374,7 @@ class Publisher:
 
     def __init__(self, broker: Broker) -> None:
         self.partition_count = broker.partition_count
+        self._journal_exchange = broker.journal_exchange
         self._timeout_seconds = broker.publish_timeout_seconds
         self._channels: _Channels | None = None
         self._link = Link(broker, "publisher", self._open)
@@ -248,7 +394,7 @@ class Publisher:
         return self._link.is_up.is_set()
 
     async def send(self, queue: str, message: contracts.Message, *, reply_to: str | None = None) -> None:
-        """Publish persistently; returns once the broker has confirmed.
+        """Publish persistently to chat.jobs or a journal's queue; returns once the broker has confirmed.
 
         Raises BrokerUnavailableError where that did not happen in time: the message may or may not be there.
         """
@@ -265,9 +411,11 @@ class Publisher:
             message_id=uuid7().hex,  # keys the return of an unroutable message, so one per publish
             reply_to=reply_to,
         )
+        exchange = READY if queue == JOBS else self._journal_exchange
         with failures_as_unavailable():
             async with asyncio.timeout(self._timeout_seconds):
-                answer = await self._channels.confirmed.default_exchange.publish(message, queue, mandatory=True)
+                target = await self._channels.confirmed.get_exchange(exchange, ensure=False)
+                answer = await target.publish(message, queue, mandatory=True)
         frame = answer.delivery if isinstance(answer, DeliveredMessage) else answer
         if not isinstance(frame, Basic.Ack):
             raise _broker_unavailable(type(frame).__name__)
@@ -316,7 +464,7 @@ class Publisher:
         )
         try:
             for channel in (self._channels.confirmed, self._channels.transient):
-                await self._link.depend_on(channel)
+                await self._link.depend_on(channel, Permission.WRITE)
             yield
         finally:
             self._channels = None
@@ -359,15 +507,17 @@ class Listener:
     @asynccontextmanager
     async def _open(self, connection: AbstractConnection) -> AsyncIterator[None]:
         channel = await connection.channel(publisher_confirms=False)
-        await self._link.depend_on(channel)
-        queue = await channel.declare_queue(
-            f"{self._exchange}.{self._process}.{uuid7().hex}",
-            exclusive=True,
-            auto_delete=True,
-            arguments={"x-max-length": _LISTENER_QUEUE_LENGTH_MAX, "x-overflow": "drop-head"},
-        )
-        await queue.bind(self._exchange)
-        await queue.consume(self._take, no_ack=True)
+        await self._link.depend_on(channel, Permission.READ)
+        with needing(Permission.CONFIGURE):
+            queue = await channel.declare_queue(
+                f"{self._exchange}.{self._process}.{uuid7().hex}",
+                exclusive=True,
+                auto_delete=True,
+                arguments={"x-max-length": _LISTENER_QUEUE_LENGTH_MAX, "x-overflow": "drop-head"},
+            )
+        with needing(Permission.READ):
+            await queue.bind(self._exchange)
+            await queue.consume(self._take, no_ack=True)
         self.queue = queue.name
         self._on_up()
         try:
@@ -377,6 +527,19 @@ class Listener:
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
         self._on_message(message.body)
+
+
+def refuse(place: str, error: contracts.RefusedMessageError, byte_count: int, message_id: str | None = None) -> None:
+    """Count and log a message that came to `place` and is refused; never what it says."""
+    count_refused_message(place, error.refusal.value)
+    log.warning(
+        "message_refused",
+        place=place,
+        reason=error.refusal.value,
+        cause=error.message,
+        byte_count=byte_count,
+        message_id=message_id,
+    )
 
 
 async def acknowledge(message: AbstractIncomingMessage, *, multiple: bool = False) -> None:
@@ -393,7 +556,7 @@ async def dead_letter(message: AbstractIncomingMessage) -> None:
 
 def is_reply_queue(name: str) -> bool:
     """Whether `name`, taken from a message, may be answered to: the queue of a control listener."""
-    return name.startswith(f"{CONTROL}.")
+    return _REPLY_QUEUE.fullmatch(name) is not None
 
 
 def _broker_unavailable(cause: str) -> BrokerUnavailableError:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from shared.agents import AGENTS, TASKS_SERVER, Agent
 from shared.observability import get_logger
+from shared.settings import SECRET_BYTES_MIN
 
 log = get_logger()
 
@@ -31,7 +32,7 @@ _LABEL = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _RESERVED_LABELS = frozenset({TASKS_SERVER, "parley"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
-_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ENVIRONMENT_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\t]")
 _URL = re.compile(r"[\x21-\x7e]+")
 # The client sets these; an accepted encoding, too, would let two packed megabytes unpack to gigabytes.
@@ -39,6 +40,8 @@ _OUR_HEADERS = frozenset(
     {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding"}
 )
 _OUR_HEADER_PREFIX = "mcp-"
+# Secrets of ours that tokens are signed with.
+_OUR_SECRETS = ("TOOL_TOKEN_SECRET", "JWT_SECRET")
 _STDIO_KEYS = frozenset({"command", "args", "env", "cwd"})
 
 
@@ -52,6 +55,21 @@ class Approval(StrEnum):
     NEVER = "never"
     DESTRUCTIVE = "destructive"  # those of tools that their server does not declare to be harmless
     ALWAYS = "always"
+
+
+class OnChange(StrEnum):
+    """What becomes of a tool of which its server says something else than was accepted."""
+
+    REPORT = "report"  # it is used; the change is logged, counted, and listed until it is accepted
+    BLOCK = "block"  # the same, and it is not used until then
+
+
+@dataclass(frozen=True, slots=True)
+class UserToken:
+    """How a server is told who the user is: by tokens for `audience`, signed with a secret that it alone shares."""
+
+    audience: str
+    secret: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +124,18 @@ class ConfiguredServer:
     """One server of the file. `headers` are sent as they stand, secrets included; `agents` is None for all with tools.
 
     `protocol` is "auto" (asks the server, a round trip per call), "legacy" (older revisions) or an MCP revision.
+    `pins` are digests (`sha256:…`) of tools, by name; `on_change` is None where the entry does not say.
     """
 
     label: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    description: str | None = None
     agents: frozenset[str] | None = None
     protocol: str = "auto"
     policy: ToolPolicy = ToolPolicy()
+    user_token: UserToken | None = None
+    on_change: OnChange | None = None
+    pins: Mapping[str, str] = field(default_factory=dict)
 
     def serves(self, agent: Agent) -> bool:
         return bool(agent.server_labels) if self.agents is None else agent.name in self.agents
@@ -205,7 +226,9 @@ def parse_tool_servers(text: str | bytes, environment: Mapping[str, str] | None)
         document = _File.model_validate(_decoded(text))
     except ValidationError as error:
         raise ToolServersError(_told(error)) from None
-    return ToolServers({label: _server_of(label, entry, environment) for label, entry in document.mcp_servers.items()})
+    servers = {label: _server_of(label, entry, environment) for label, entry in document.mcp_servers.items()}
+    _check_secrets(servers, environment or {})
+    return ToolServers(servers)
 
 
 # --- the shape of the file
@@ -224,6 +247,11 @@ class _ToolEntry(_Shape):
     timeout_seconds: _Seconds | None = None
 
 
+class _UserTokenEntry(_Shape):
+    secret_env: Annotated[str, Field(pattern=_ENVIRONMENT_NAME.pattern)]
+    audience: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,255}$")] | None = None
+
+
 class _ServerEntry(_Shape):
     url: str
     type: str | None = None
@@ -239,6 +267,9 @@ class _ServerEntry(_Shape):
     allow: list[_ToolName] | None = None
     deny: list[_ToolName] = []
     tools: dict[_ToolName, _ToolEntry] = {}
+    user_token: _UserTokenEntry | None = None
+    on_change: OnChange | None = None
+    pins: dict[_ToolName, Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = {}
 
 
 class _File(_Shape):
@@ -318,11 +349,41 @@ def _server_of(label: str, entry: _ServerEntry, environment: Mapping[str, str] |
         label=label,
         url=entry.url,
         headers=_headers(f"{place}.headers", entry.headers, environment),
-        description=entry.description,
         agents=None if entry.agents is None else frozenset(entry.agents),
         protocol=entry.protocol,
         policy=_policy_of(entry),
+        user_token=_user_token(place, label, entry, environment),
+        on_change=entry.on_change,
+        pins=entry.pins,
     )
+
+
+def _user_token(place: str, label: str, entry: _ServerEntry, environment: Mapping[str, str] | None) -> UserToken | None:
+    """The audience is the label where none is given. None, too, without an environment: see `ToolServersFile`."""
+    given = entry.user_token
+    if given is None:
+        return None
+    if any(name.lower() == "authorization" for name in entry.headers):
+        _refuse(f"{place}.user_token", "the user's token goes into the header Authorization, which headers sets too")
+    if environment is None:
+        return None
+    secret = environment.get(given.secret_env, "")
+    if len(secret.encode()) < SECRET_BYTES_MIN:
+        reason = f"the environment variable {given.secret_env} must have at least {SECRET_BYTES_MIN} bytes"
+        _refuse(f"{place}.user_token.secret_env", f"{reason}; make one with: openssl rand -hex 32")
+    return UserToken(given.audience or label, secret)
+
+
+def _check_secrets(servers: Mapping[str, ConfiguredServer], environment: Mapping[str, str]) -> None:
+    """Refuse a secret that someone else has: with it, one server could make tokens that another takes."""
+    owners = {environment[name]: name for name in _OUR_SECRETS if environment.get(name)}
+    for label, server in servers.items():
+        if server.user_token is None:
+            continue
+        owner = owners.setdefault(server.user_token.secret, label)
+        if owner != label:
+            place = f"mcpServers.{label}.user_token.secret_env"
+            _refuse(place, f"it is the same secret as that of {owner}; each server needs one of its own")
 
 
 def _policy_of(entry: _ServerEntry) -> ToolPolicy:
