@@ -14,6 +14,7 @@ class Connected:
     gateway: Database
     worker: Database
     persistence: Database
+    owner_url: str
 
 
 @pytest.fixture(scope="session")
@@ -22,13 +23,14 @@ async def connected(database_urls: Mapping[str, str]) -> AsyncIterator[Connected
         await Database.connect(database_urls[role], application_name="test", pool_size=4)
         for role in ("parley_gateway", "parley_worker", "parley_persistence")
     ]
-    yield Connected(*opened)
+    gateway, worker, persistence = opened
+    yield Connected(gateway, worker, persistence, database_urls["owner"])
     for database in opened:
         await database.close()
 
 
 @pytest.fixture
 async def bench(connected: Connected) -> AsyncIterator[Bench]:
-    bench = Bench.open(connected.gateway, connected.worker, connected.persistence)
+    bench = Bench.open(connected.gateway, connected.worker, connected.persistence, connected.owner_url)
     yield bench
     await bench.close()

@@ -484,18 +484,17 @@ async def ask_after(bench: Bench, parent: Accepted, text: str, *, in_new_convers
 async def insert_loose(  # noqa: PLR0913 - what a test varies
     bench: Bench, conversation_id: UUID, *, turn: int, ordinal: int, text: str, is_deleted: bool = False
 ) -> None:
-    async with bench.turns.persistence.transaction(None) as db:
-        await db.execute(
-            """
-            insert into messages
-                (id, conversation_id, user_id, turn, ordinal, role, content, parts, status, deleted_at)
-            values ($1, $2, $3, $4, $5, 'user', $6, '[]', 'completed', case when $7 then now() end)
-            """,
-            uuid7(),
-            conversation_id,
-            USER,
-            turn,
-            ordinal,
-            text,
-            is_deleted,
-        )
+    await bench.turns.change(
+        """
+        insert into messages
+            (id, conversation_id, user_id, turn, ordinal, role, content, parts, status, deleted_at)
+        values ($1, $2, $3, $4, $5, 'user', $6, '[]', 'completed', case when $7 then now() end)
+        """,
+        uuid7(),
+        conversation_id,
+        USER,
+        turn,
+        ordinal,
+        text,
+        is_deleted,
+    )

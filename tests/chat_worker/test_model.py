@@ -238,7 +238,16 @@ async def test_text_that_postgres_could_not_hold_is_repaired() -> None:
 
 
 @pytest.mark.parametrize(
-    "usage", [None, {}, {"prompt_tokens": None}, {"prompt_tokens": -1}, {"prompt_tokens": "many"}, "none"]
+    "usage",
+    [
+        None,
+        {},
+        {"prompt_tokens": None},
+        {"prompt_tokens": -1},
+        {"prompt_tokens": "many"},
+        {"prompt_tokens": 2**63 - 1},
+        "none",
+    ],
 )
 async def test_usage_that_is_missing_or_makes_no_sense_counts_as_zeros(usage: object) -> None:
     async with endpoint(said("hi"), said(finish="stop"), chunk(choices=[], usage=usage), DONE) as server:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
@@ -16,12 +17,12 @@ from mcp.types import ToolAnnotations
 from pydantic import SecretStr
 
 from chat_worker.agent.selection import ServerWish, ToolSelection
-from chat_worker.agent.tools import McpTools, ToolClientLimits, ToolServer
+from chat_worker.agent.tools import McpTools, MintedTokens, ToolClientLimits, ToolServer
 from chat_worker.agent.values import Tool, ToolErrorKind, ToolResult, ToolSet
 from shared.agents import AGENTS
 from shared.ids import uuid7
 from shared.tokens import TASK_TOOLS_AUDIENCE, mint_tool_token
-from shared.tool_servers import Approval, ToolPolicy, ToolServersFile
+from shared.tool_servers import Approval, ToolPolicy, ToolServersFile, UserToken
 from task_tools.app import create_app
 from task_tools.settings import TaskToolsSettings
 from tests.support.asgi import served
@@ -68,6 +69,7 @@ class OddServer:
         self.keys: list[str] = []
         self.called = asyncio.Event()
         self.abandoned = asyncio.Event()
+        self.elsewhere = ""  # what some answers point to
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -188,6 +190,17 @@ class _Reply:
 
     async def redirect(self, _id: Any) -> None:
         await self.whole(b"", 307, location="http://127.0.0.1:9/elsewhere")
+
+    async def challenge(self, _id: Any) -> None:
+        metadata = self.server.elsewhere
+        asks = f'Bearer resource_metadata="{metadata}", authorization_uri="{metadata}", token_endpoint="{metadata}"'
+        await self.whole(b"", 401, www_authenticate=asks)
+
+    async def redirect_away(self, _id: Any) -> None:
+        await self.whole(b"", 302, location=self.server.elsewhere)
+
+    async def redirect_inwards(self, _id: Any) -> None:
+        await self.whole(b"", 308, location=self.server.elsewhere.replace("127.0.0.1", "127.1"))
 
     async def no_answer(self, _id: Any) -> None:
         await self.whole(b"", 202)
@@ -507,14 +520,16 @@ async def test_a_tool_of_a_server_that_is_configured_no_more_is_an_error(tools: 
 
 
 async def test_nobodys_token_or_cookie_goes_with_anothers_call(url: str) -> None:
-    patient = ToolClientLimits(connect_seconds=30.0)  # there are fewer connections than calls
-    async with McpTools([ToolServer("odd", url, token_for)], patient) as tools:
-        users = [f"user-{number % 20}" for number in range(200)]
+    patient = ToolClientLimits(connect_seconds=60.0, call_seconds=60.0)  # there are fewer connections than calls
+    tokens = MintedTokens(UserToken("odd", SECRET))
+    async with McpTools([ToolServer("odd", url, tokens)], patient) as tools:
+        users = [f"user-{number % 50}" for number in range(500)]
         results = await asyncio.gather(*(tools.for_user(user).call(a_tool("who"), {}, key="k") for user in users))
 
-    assert [json.loads(result.output or "null") for result in results] == [
-        [f"Bearer token-of-{user}", None] for user in users
-    ]
+    seen = [json.loads(result.output or "null") for result in results]
+    subjects = [jwt.decode(authorization[7:], SECRET, ["HS256"], audience="odd")["sub"] for authorization, _ in seen]
+    assert subjects == users
+    assert not any(cookie for _, cookie in seen)
 
 
 # --- the list
@@ -809,17 +824,76 @@ async def test_a_configured_server_gets_its_headers_and_no_users_token(
     assert "ada" not in json.dumps(seen)
 
 
-async def test_a_result_of_a_configured_server_is_not_checked_which_might_take_for_ever(
+HOSTILE = {
+    "type": "object",
+    "$ref": "#/$defs/a",
+    "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}] * 2}},
+    "pattern": "^(a+)+$",
+}
+
+
+async def test_schemas_of_a_configured_server_are_checked_and_hold_nobody_up(
     configuration: Configuration, serving: Serving
 ) -> None:
     server = OddServer()
-    schema = {"type": "object", "properties": {"total": {"type": "integer"}}}
-    server.tools = [{"name": "misfit", "inputSchema": {"type": "object"}, "outputSchema": schema}]
+    integer = {"type": "object", "properties": {"total": {"type": "integer"}}}
+    server.tools = [
+        {"name": "misfit", "inputSchema": {"type": "object"}, "outputSchema": integer},
+        {"name": "structured", "inputSchema": HOSTILE, "outputSchema": HOSTILE},
+        {"name": "fine", "inputSchema": integer},
+    ]
+    configuration.edit(extra=await serving(server))
+    began = time.monotonic()
+
+    misfit = await configuration.call("misfit")
+    hostile = await configuration.call("structured")
+    fine = await configuration.tools.for_user("ada").call(a_tool("extra__fine", "extra"), {"total": "x"}, key="k")
+
+    assert misfit.error
+    assert "its result is not what it declares" in misfit.error.message
+    assert hostile.error is None
+    assert fine.error
+    assert (fine.error.kind, fine.error.code, fine.outcome_unknown) == (ToolErrorKind.PROTOCOL, -32602, False)
+    assert fine.error.message == (
+        "The arguments do not fit the tool's schema: total: this must be of type integer. The call was not made."
+    )
+    assert server.names == ["misfit", "structured"]
+    assert time.monotonic() - began < BOUNDED_SECONDS
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": "object", "description": "x" * 20_000}, {"type": "object", "default": [[[[[[[[]]]]]]]] * 3}],
+    ids=["large", "deep"],
+)
+async def test_a_tool_whose_schema_is_too_large_or_too_deep_is_left_out(
+    configuration: Configuration, serving: Serving, schema: dict[str, Any]
+) -> None:
+    for _ in range(60):
+        schema["default"] = [schema.get("default")]
+    server = OddServer("structured")
+    server.tools += [{"name": "mixed", "inputSchema": schema}]
     configuration.edit(extra=await serving(server))
 
-    result = await configuration.call("misfit")
+    assert await configuration.names() == {"fine": "tasks", "structured": "extra"}
 
-    assert result.output == '{"total":"many"}'
+
+@pytest.mark.parametrize("answer", ["challenge", "redirect_away", "redirect_inwards"])
+async def test_where_a_server_points_to_is_not_asked(
+    configuration: Configuration, serving: Serving, answer: str
+) -> None:
+    inside = OddServer()
+    inside_url = (await serving(inside))["url"]
+    server = OddServer(answer)
+    server.elsewhere = inside_url
+    configuration.edit(extra=await serving(server))
+
+    result = await configuration.call(answer)
+
+    assert result.error
+    assert inside_url not in result.error.message
+    assert inside.methods == []
+    assert server.call_count == 1
 
 
 async def test_a_policy_says_which_tools_there_are_also_when_they_are_called(

@@ -1,23 +1,29 @@
 """The tool server over real HTTP: the tools, who may call them, what a repeat does, what happens without Postgres."""
 
 import asyncio
+import base64
+import json
 import os
 import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import httpx2
+import jwt
 import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import INTERNAL_ERROR, CallToolResult, RequestParamsMeta, TextContent
 from pydantic import SecretStr
 
+from shared.db import Database
 from shared.ids import uuid7
 from shared.tokens import TASK_TOOLS_AUDIENCE, TOOL_TOKEN_ISSUER, mint_token, mint_tool_token
 from task_tools.app import create_app
@@ -305,6 +311,19 @@ def token(**changes: Any) -> str:
     return mint_token(secret, user_id, **{**claims, **rest})
 
 
+OURS = {"iss": TOOL_TOKEN_ISSUER, "aud": TASK_TOOLS_AUDIENCE}
+NEVER = 253_402_300_799  # the last second of the year 9999
+
+
+def by_claims(**claims: Any) -> str:
+    return jwt.encode(claims, SECRET, "HS256")
+
+
+def unsigned(algorithm: str) -> str:
+    head = base64.urlsafe_b64encode(json.dumps({"alg": algorithm, "typ": "JWT"}).encode()).rstrip(b"=").decode()
+    return f"{head}.{token().split('.')[1]}."
+
+
 @pytest.mark.parametrize(
     "authorizations",
     [
@@ -319,6 +338,24 @@ def token(**changes: Any) -> str:
         pytest.param(lambda: [f"Bearer {token(lifetime_seconds=-60)}"], id="expired"),
         pytest.param(lambda: [f"Bearer {token(lifetime_seconds=3_600)}"], id="valid for too long"),
         pytest.param(lambda: [f"Bearer {token(user_id='ada lovelace')}"], id="a subject with a blank"),
+        pytest.param(lambda: [f"Bearer {token(user_id='')}"], id="an empty subject"),
+        pytest.param(lambda: [f"Bearer {token(user_id='a' * 256)}"], id="a long subject"),
+        pytest.param(lambda: [f"Bearer {token(audience='files')}"], id="for another tool server"),
+        pytest.param(lambda: [f"Bearer {token(audience='task-tools-2')}"], id="for one that begins alike"),
+        pytest.param(lambda: [f"Bearer {unsigned('none')}"], id="without a signature"),
+        pytest.param(lambda: [f"Bearer {unsigned('nOnE')}"], id="without a signature, oddly written"),
+        pytest.param(lambda: [f"Bearer {token()[:-3]}"], id="with part of a signature"),
+        pytest.param(lambda: [f"Bearer {token()}.x"], id="of four parts"),
+        pytest.param(lambda: [f"Bearer {'a' * 9_000}.b.c"], id="huge"),
+        pytest.param(lambda: [f"Bearer {by_claims(sub='ada', exp=NEVER)}"], id="without issuer and audience"),
+        pytest.param(lambda: [f"Bearer {by_claims(**OURS, sub='ada')}"], id="without an end"),
+        pytest.param(lambda: [f"Bearer {by_claims(**OURS, exp=time.time() + 60)}"], id="without a subject"),
+        pytest.param(lambda: [f"Bearer {by_claims(**OURS, sub=7, exp=time.time() + 60)}"], id="a number as subject"),
+        pytest.param(lambda: [f"Bearer {by_claims(**OURS, sub='ada', exp=NEVER)}"], id="for ever"),
+        pytest.param(
+            lambda: [f"Bearer {by_claims(**OURS, sub='ada', exp=time.time() + 60, nbf=time.time() + 90)}"],
+            id="not yet valid",
+        ),
     ],
 )
 @pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
@@ -347,6 +384,79 @@ async def test_only_known_host_names_are_answered(database_urls: dict[str, str])
         assert await status_for(http, base_url, "tools.internal:8090") != 421
         assert await status_for(http, base_url, "evil.example:8090") == 421
         assert await status_for(http, base_url, "tools.internal.evil.example:8090") == 421
+
+
+async def test_a_request_of_a_web_page_is_refused_wherever_it_comes_from(base_url: str) -> None:
+    headers = {"authorization": f"Bearer {token()}", "content-type": "application/json"}
+    async with httpx2.AsyncClient(verify=TLS) as http:
+        for origin in (base_url, "https://evil.example", "null"):
+            answer = await http.post(f"{base_url}/mcp", headers=headers | {"origin": origin}, content="{}")
+            assert answer.status_code == 403
+            assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"", "application/json"),
+        (b"{", "application/json"),
+        (b"[" * 60_000, "application/json"),
+        (b'{"a":' * 10_000, "application/json"),
+        (b'{"jsonrpc": "2.0", "id": 1e400, "method": "tools/list"}', "application/json"),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": []}', "application/json"),
+        (b"[]", "application/json"),
+        (b"\xff\xfe", "application/json"),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}', "text/plain"),
+    ],
+    ids=["empty", "cut", "deep", "deep objects", "1e400", "wrong params", "batch", "no UTF-8", "other type"],
+)
+async def test_what_is_no_request_is_refused_without_internals(base_url: str, body: bytes, content_type: str) -> None:
+    headers = {
+        "authorization": f"Bearer {token()}",
+        "content-type": content_type,
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": "2026-07-28",
+    }
+    async with httpx2.AsyncClient(verify=TLS, timeout=20) as http:
+        answer = await http.post(f"{base_url}/mcp", headers=headers, content=body)
+        alive = await http.get(f"{base_url}/health/live")
+
+    assert 400 <= answer.status_code < 500
+    assert "Traceback" not in answer.text
+    assert "site-packages" not in answer.text
+    assert alive.status_code == 200
+
+
+async def test_arguments_of_every_odd_kind_are_told_to_the_model_and_store_nothing(ada: Caller) -> None:
+    odd: list[Any] = [{"a": 1}, ["x"], "\u202e" * 300, "a\x07", 10**30, True, "x" * 30_000]
+    for title in odd:
+        told = await ada.fails("add_task", title=title)
+        assert len(told) < 3_000
+    assert await ada.titles() == []
+
+
+def test_it_serves_http_alone_and_never_its_standard_input() -> None:
+    sources = (Path(__file__).parents[2] / "task-tools" / "src").rglob("*.py")
+
+    assert not any("stdio" in source.read_text() for source in sources)
+
+
+async def test_without_the_predicates_of_its_statements_a_user_sees_nothing_of_others(
+    ada: Caller, bob: Caller, database_urls: dict[str, str]
+) -> None:
+    await ada.does("add_task", key="k", title="secret")
+    database = await Database.connect(database_urls["parley_tools"], application_name="test", pool_size=1)
+
+    async def seen_by(user_id: str | None) -> tuple[int, int]:
+        async with database.transaction(user_id) as connection:
+            tasks = await connection.fetchval("select count(*) from tasks where title = 'secret'")
+            keys = await connection.fetchval("select count(*) from idempotency_keys where tool_name = 'add_task'")
+        return tasks, keys
+
+    assert await seen_by(ada.user_id) == (1, 1)
+    assert await seen_by(bob.user_id) == (0, 0)
+    assert await seen_by(None) == (0, 0)
+    await database.close()
 
 
 async def test_a_body_over_the_limit_is_refused(ada: Caller) -> None:

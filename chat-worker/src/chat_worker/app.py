@@ -25,13 +25,28 @@ from chat_worker.runner import Runner, RunnerLimits, Worker
 from chat_worker.settings import ChatWorkerSettings
 from chat_worker.summaries import Summaries
 from chat_worker.titles import Titles
+from chat_worker.tool_pins import StoredPins
 from shared.agents import TASKS_SERVER
 from shared.db import Database
 from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
 from shared.ids import uuid7
-from shared.messaging import CONTROL, JOBS, Broker, Listener, Publisher, jobs_queue, with_heartbeat
-from shared.observability import get_logger
-from shared.supervision import supervised
+from shared.messaging import (
+    CONTROL,
+    HOW_TO_GRANT,
+    JOBS,
+    Broker,
+    BrokerRefusedError,
+    Listener,
+    Permission,
+    Publisher,
+    jobs_queue,
+    needing,
+    refusal_of,
+    see_queue,
+)
+from shared.observability import METRICS_CONTENT_TYPE, get_logger, process_metrics
+from shared.supervision import stop_process, supervised
+from shared.tls import trusting
 from shared.tokens import TASK_TOOLS_AUDIENCE, mint_tool_token
 from shared.tool_servers import ToolPolicy, ToolServersFile, tool_servers_or_exit
 
@@ -70,12 +85,13 @@ class _Process:
 
 
 def create_app(settings: ChatWorkerSettings) -> AsgiFastStream:
-    """The worker as an ASGI application, whose HTTP side is health only."""
+    """The worker as an ASGI application, whose HTTP side is health and metrics only."""
     tool_servers = tool_servers_or_exit(settings.tool_servers_file, "chat-worker", os.environ)
     worker_id = f"{platform.node()}.{os.getpid()}.{uuid7().hex[-8:]}"
-    url = with_heartbeat(settings.rabbitmq_url.get_secret_value())
+    broker = _broker(settings, worker_id)
     consumer = _JobsBroker(
-        f"{url}&name={quote(f'parley chat-worker {worker_id} jobs')}",
+        broker,
+        f"{broker.connection_url}&name={quote(f'parley chat-worker {worker_id} jobs')}",
         fail_fast=False,
         reconnect_interval=0.5,
         graceful_timeout=_SETTLE_SECONDS,
@@ -92,7 +108,7 @@ def create_app(settings: ChatWorkerSettings) -> AsgiFastStream:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with _open(settings, worker_id, consumer, tool_servers) as process:
+        async with _open(settings, worker_id, broker, consumer, tool_servers) as process:
             app.context.set_global("runner", process.runner)
             opened.append(process)
             yield
@@ -108,6 +124,10 @@ def create_app(settings: ChatWorkerSettings) -> AsgiFastStream:
         is_ready = all(state == "up" for state in states.values())
         return _json(200 if is_ready else 503, {"status": "ok" if is_ready else "unavailable", "dependencies": states})
 
+    @get(include_in_schema=False)
+    async def metrics(_scope: Any) -> AsgiResponse:
+        return AsgiResponse(process_metrics(), 200, headers={"content-type": METRICS_CONTENT_TYPE})
+
     async def let_go() -> None:
         await _stop_taking(consumer)
         await _finish_or_stop(opened[0], settings.grace_seconds)
@@ -117,19 +137,41 @@ def create_app(settings: ChatWorkerSettings) -> AsgiFastStream:
         logger=None,
         lifespan=lifespan,
         on_shutdown=[let_go],
-        asgi_routes=[("/health/live", live), ("/health/ready", ready)],
+        asgi_routes=[("/health/live", live), ("/health/ready", ready), ("/metrics", metrics)],
     )
     return app
+
+
+def _broker(settings: ChatWorkerSettings, worker_id: str) -> Broker:
+    return Broker(
+        settings.rabbitmq_url.get_secret_value(),
+        f"chat-worker {worker_id}",
+        settings.partition_count,
+        settings.publish_timeout_seconds,
+        ca_file=settings.tls_ca_file,
+        declares=False,
+    )
 
 
 class _JobsBroker(RabbitBroker):
     """Waits for a RabbitMQ that is not there yet: then the process is alive, and says that it is not ready."""
 
+    def __init__(self, broker: Broker, url: str, **options: Any) -> None:
+        self._broker = broker
+        super().__init__(url, **options)
+
     async def start(self) -> None:
+        """Raises BrokerRefusedError where waiting does not help."""
         while True:
             try:
-                return await super().start()
-            except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+                await see_queue(self._broker, JOBS)
+                with needing(Permission.READ):
+                    return await super().start()
+            except (AMQPError, OSError, TimeoutError, RuntimeError, BrokerRefusedError) as error:
+                if refusal := refusal_of(error):
+                    log.error("broker_access_refused", link="jobs", cause=str(refusal), see=HOW_TO_GRANT)  # noqa: TRY400
+                    stop_process()  # FastStream starts its brokers beside the application, which would stay alone
+                    raise refusal from error
                 log.warning("jobs_queue_awaited", cause=type(error).__name__)
                 await self.stop()
             await asyncio.sleep(_START_RETRY_SECONDS)
@@ -137,15 +179,9 @@ class _JobsBroker(RabbitBroker):
 
 @asynccontextmanager
 async def _open(
-    settings: ChatWorkerSettings, worker_id: str, consumer: RabbitBroker, tool_servers: ToolServersFile
+    settings: ChatWorkerSettings, worker_id: str, broker: Broker, consumer: RabbitBroker, tool_servers: ToolServersFile
 ) -> AsyncIterator[_Process]:
     """Open everything, in the order of dependence; close it in reverse."""
-    broker = Broker(
-        settings.rabbitmq_url.get_secret_value(),
-        f"chat-worker {worker_id}",
-        settings.partition_count,
-        settings.publish_timeout_seconds,
-    )
     async with AsyncExitStack() as stack:
         database = await Database.connect(
             settings.database_url.get_secret_value(),
@@ -175,10 +211,18 @@ async def _open(
         stack.push_async_callback(listener.stop)
 
         api_key, limits = settings.openai_api_key.get_secret_value(), settings.model_limits()
-        model = OpenAIModel(settings.openai_base_url, api_key, settings.model, limits=limits)
+        verify = trusting(settings.tls_ca_file)
+        model = OpenAIModel(settings.openai_base_url, api_key, settings.model, limits=limits, verify=verify)
         stack.push_async_callback(model.close)
         tools = await stack.enter_async_context(
-            McpTools([_task_tools(settings)], settings.tool_client_limits(), tool_servers.current)
+            McpTools(
+                [_task_tools(settings)],
+                settings.tool_client_limits(),
+                tool_servers.current,
+                pins=StoredPins(database),
+                on_change=settings.tool_pins,
+                verify=verify,
+            )
         )
         titles = Titles(model, database, outgoing.send, settings.title_limits())
         stack.push_async_callback(titles.stop)

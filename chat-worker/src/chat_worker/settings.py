@@ -15,7 +15,7 @@ from chat_worker.outgoing import OutgoingLimits
 from chat_worker.summaries import SummaryLimits
 from chat_worker.titles import TitleLimits
 from shared.settings import BrokerSettings, well_known
-from shared.tool_servers import Approval
+from shared.tool_servers import Approval, OnChange
 
 _Seconds = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
@@ -30,6 +30,7 @@ class ChatWorkerSettings(BrokerSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8081
 
+    rabbitmq_url: SecretStr = well_known("CHAT_WORKER_RABBITMQ_URL", "RABBITMQ_URL")
     database_url: SecretStr = well_known("CHAT_WORKER_DATABASE_URL")
     database_pool_size: _Count = 10
 
@@ -43,6 +44,8 @@ class ChatWorkerSettings(BrokerSettings):
     tool_token_secret: SecretStr = well_known("TOOL_TOKEN_SECRET")
     task_tools_approval: Approval = Approval.NEVER
     tool_servers_file: Path | None = well_known("TOOL_SERVERS_FILE", default=None)
+    # What becomes of a tool of which a server of that file says something else than was accepted.
+    tool_pins: OnChange = well_known("TOOL_PINS", default=OnChange.REPORT)
 
     # Jobs that run at the same time; as many are taken from the broker, never more.
     concurrency: Annotated[int, Field(ge=1, le=1_000)] = 32
@@ -113,6 +116,8 @@ class ChatWorkerSettings(BrokerSettings):
     tool_result_bytes_max: _Count = 32 * 2**10
     tool_count_max: _Count = 64
     tool_description_chars_max: _Count = 2_000
+    # Of the schema of a tool's arguments; one with a larger one is left out.
+    tool_schema_bytes_max: _Count = 16 * 2**10
     tool_connection_count_max: _Count = 100
 
     def turn_limits(self) -> TurnLimits:
@@ -184,6 +189,7 @@ class ChatWorkerSettings(BrokerSettings):
             result_bytes_max=self.tool_result_bytes_max,
             tool_count_max=self.tool_count_max,
             description_chars_max=self.tool_description_chars_max,
+            schema_bytes_max=self.tool_schema_bytes_max,
             connection_count_max=self.tool_connection_count_max,
         )
 

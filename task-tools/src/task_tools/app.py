@@ -12,12 +12,13 @@ from mcp.server import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.db import Database
 from shared.errors import DatabaseUnavailableError
+from shared.observability import METRICS_CONTENT_TYPE, process_metrics
 from task_tools.auth import BearerAuth
 from task_tools.settings import TaskToolsSettings
 from task_tools.tools import TaskLimits, TaskTools
@@ -56,7 +57,8 @@ def create_app(settings: TaskToolsSettings) -> Starlette:
         routes=[
             Route("/health/live", _live),
             Route("/health/ready", _ready),
-            Route("/mcp", BearerAuth(_serve_mcp, settings.tool_token_secret)),
+            Route("/metrics", _metrics),
+            Route("/mcp", BearerAuth(_serve_mcp, settings.tool_token_secret, settings.tool_token_previous_secrets)),
         ],
         lifespan=lifespan,
     )
@@ -99,6 +101,10 @@ async def _serve_mcp(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _live(_request: Request) -> JSONResponse:
     return JSONResponse({"status": "ok"})
+
+
+async def _metrics(_request: Request) -> Response:
+    return Response(process_metrics(), media_type=METRICS_CONTENT_TYPE)
 
 
 async def _ready(request: Request) -> JSONResponse:

@@ -1,5 +1,7 @@
 """Who is calling: the bearer token that the worker minted for this server, and nothing else."""
 
+from collections.abc import Sequence
+
 from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -13,21 +15,25 @@ from shared.tokens import (
     TOOL_TOKEN_ISSUER,
     TOOL_TOKEN_SECONDS_MAX,
     Identity,
+    Rules,
     bearer_token,
+    secret_keys,
     verify_token,
 )
 
 log = get_logger()
 
 _IDENTITY = "parley.identity"
+_RULES = Rules(issuer=TOOL_TOKEN_ISSUER, audience=TASK_TOOLS_AUDIENCE, lifetime_seconds_max=TOOL_TOKEN_SECONDS_MAX)
 
 
 class BearerAuth:
     """Lets requests with a valid token through and answers all others with 401, before any tool is looked up."""
 
-    def __init__(self, app: ASGIApp, secret: SecretStr) -> None:
+    def __init__(self, app: ASGIApp, secret: SecretStr, previous_secrets: Sequence[SecretStr] = ()) -> None:
+        """The worker signs with `secret`; tokens by `previous_secrets` are taken as well, while they are replaced."""
         self._app = app
-        self._secret = secret
+        self._keys = secret_keys(secret.get_secret_value(), [old.get_secret_value() for old in previous_secrets])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -40,13 +46,7 @@ class BearerAuth:
             await self._app({**scope, _IDENTITY: identity}, receive, send)
 
     def _identity(self, headers: Headers) -> Identity:
-        return verify_token(
-            bearer_token(headers.getlist("authorization")),
-            self._secret.get_secret_value(),
-            issuer=TOOL_TOKEN_ISSUER,
-            audience=TASK_TOOLS_AUDIENCE,
-            lifetime_seconds_max=TOOL_TOKEN_SECONDS_MAX,
-        )
+        return verify_token(bearer_token(headers.getlist("authorization")), self._keys, _RULES)
 
 
 def caller_of(request: Request) -> str:

@@ -21,6 +21,7 @@ class TaskToolsSettings(ServiceSettings):
     body_bytes_max: Annotated[int, Field(ge=1_024)] = 64 * 1_024
 
     tool_token_secret: SecretStr = well_known("TOOL_TOKEN_SECRET")
+    tool_token_previous_secrets: tuple[SecretStr, ...] = well_known("TOOL_TOKEN_PREVIOUS_SECRETS", default=())
     database_url: SecretStr = well_known("TASK_TOOLS_DATABASE_URL")
     database_pool_size: Annotated[int, Field(ge=1)] = 5
 

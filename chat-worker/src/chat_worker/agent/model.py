@@ -27,6 +27,7 @@ Messages of these errors are fit for the user. What the endpoint said is in the 
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class OpenAIModel:
     `output_limit_name` is how the endpoint calls the limit of output tokens; old ones know only `max_tokens`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one property of the endpoint
         self,
         base_url: str,
         api_key: str,
@@ -86,11 +87,12 @@ class OpenAIModel:
         *,
         limits: ModelLimits | None = None,
         output_limit_name: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens",
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
         self._model = model
         self._limits = limits or ModelLimits()
         self._output_limit_name = output_limit_name
-        self._client = _client(base_url, api_key, self._limits)
+        self._client = _client(base_url, api_key, self._limits, verify=verify)
 
     async def round(self, request: ModelRequest) -> AsyncGenerator[ReasoningDelta | TextDelta | ModelRound, None]:
         answer = _Answer(self._limits)
@@ -194,7 +196,7 @@ class OpenAIModel:
         return body
 
 
-def _client(base_url: str, api_key: str, limits: ModelLimits) -> openai.AsyncOpenAI:
+def _client(base_url: str, api_key: str, limits: ModelLimits, *, verify: ssl.SSLContext | bool) -> openai.AsyncOpenAI:
     timeout = httpx2.Timeout(
         connect=limits.connect_seconds,
         read=limits.silence_seconds,
@@ -214,7 +216,9 @@ def _client(base_url: str, api_key: str, limits: ModelLimits) -> openai.AsyncOpe
         timeout=timeout,
         # Compressed, a stream would arrive in lumps, and bytes on the wire would say nothing about bytes in memory.
         default_headers={"Accept-Encoding": "identity"},
-        http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, event_hooks={"response": [bound_error_body]}),
+        http_client=openai.DefaultAsyncHttpxClient(
+            timeout=timeout, event_hooks={"response": [bound_error_body]}, verify=verify
+        ),
     )
 
 
@@ -330,6 +334,7 @@ class _Usage(msgspec.Struct):
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
+_TOKENS_MAX = 1_000_000_000  # of a round: beyond it is nonsense, whose sums no column could hold
 
 
 def _chunk(data: bytes) -> _Chunk:
@@ -473,7 +478,9 @@ def _usage(raw: object) -> Usage:
     cached = usage.prompt_tokens_details or _CachedTokens()
     reasoning = usage.completion_tokens_details or _ReasoningTokens()
     counts = (usage.prompt_tokens, usage.completion_tokens, cached.cached_tokens, reasoning.reasoning_tokens)
-    return Usage(*(max(0, count or 0) for count in counts))
+    if any(count is not None and not 0 <= count <= _TOKENS_MAX for count in counts):
+        return Usage()
+    return Usage(*(count or 0 for count in counts))
 
 
 _MESSAGES = {
@@ -508,6 +515,7 @@ _REFUSED_WORDS = {
     "model_not_found": "model_not_found",
 }
 _TRANSIENT_STATUSES = {408, 409, 425, 429}
+_STATUS = re.compile(r"[1-5]\d\d", re.ASCII)
 # Endpoints without a code for it say it in words, such as "This model's maximum context length is 4096 tokens".
 _SAYS_TOO_LONG = re.compile(
     r"(maximum|exceed\w{0,4}|available|longer than).{0,60}\bcontext\b|prompt is too long", re.IGNORECASE
@@ -549,7 +557,7 @@ def _stream_error(raw: object) -> ModelUnavailableError | ModelRefusedError:
     fields = raw if isinstance(raw, dict) else {"message": raw}
     code, kind = fields.get("code"), fields.get("type")
     status = 400 if kind == "invalid_request_error" else 500
-    if isinstance(code, int) or (isinstance(code, str) and code.isdecimal()):
+    if isinstance(code, int) or (isinstance(code, str) and _STATUS.fullmatch(code)):
         status = int(code)
     return _classified(status, code, kind, str(fields.get("message")), None)
 
@@ -593,7 +601,7 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):  # no date, or one without a time zone
+        except (ValueError, TypeError, OverflowError):  # no date, one without a time zone, or in no year that there is
             return None
     return max(0.0, seconds) if isfinite(seconds) else None
 

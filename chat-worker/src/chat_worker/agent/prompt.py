@@ -5,6 +5,7 @@ Pure functions of their arguments. What they promise, for any history:
 - every call is in one assistant message and has its tool message right after it, also where its result was lost;
 - history is kept in whole turns, newest first, without a gap: the oldest are dropped until the estimate is in budget,
   which `build_prompt` alone decides, or is told not to;
+- what a tool said is in one tool message, and nothing in it looks like the frame of another;
 - the current turn is always there, whole and last, even where it is over the budget by itself;
 - names and arguments are ones an endpoint accepts, whatever a model once wrote: a bad call must not spoil every
   later turn of its conversation.
@@ -17,6 +18,7 @@ from datetime import date
 from itertools import groupby
 from typing import Literal, TypeAlias
 
+from chat_worker.agent.untrusted import unframed
 from chat_worker.agent.values import OUTCOME_UNKNOWN, JsonObject, ToolCall, ToolResult
 from shared.errors import ModelRefusedError
 
@@ -165,7 +167,7 @@ def exchange(
         {
             "role": "tool",
             "tool_call_id": call_id,
-            "content": _clip(result_text(result or OUTCOME_UNKNOWN), output_bytes_max),
+            "content": _clip(unframed(result_text(result or OUTCOME_UNKNOWN)), output_bytes_max),
         }
         for call_id, result in zip(ids, results, strict=True)
     ]

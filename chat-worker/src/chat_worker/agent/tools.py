@@ -7,28 +7,28 @@ Whatever a server does, a call ends in bounded time and bounded memory as one `T
   Beside a kept client that costs about a millisecond, as all share one pool of connections and one TLS context.
 - `_Exchange` lies below each client: it counts the bytes of the answer, notes what HTTP said (the client itself does
   not tell 401 from 500) and turns broken connections into answers (they would break the client instead).
-- A result of our own servers is checked against the tool's schema, with validators that live as long as the remembered
-  list. Not so others': whose schema and result come from one hand can have the check run for ever, in the loop of all.
+- Arguments and results are checked against the tool's schemas, in bounded time whatever these are (`schemas`).
+- What a server says is data: cleaned of what nobody sees, and kept within its message (`untrusted`).
+- What a server says of its tools is held against what was accepted of it (`pins`).
 
 There are our own servers, which are called as the user, and those that the operator configures, which may change at any
-time (`shared.tool_servers`) and never get anything by which they could act as one.
+time (`shared.tool_servers`). Such a one is told who the user is only where the operator gave it a secret of its own, by
+a token that no other server takes.
 """
 
 import asyncio
-import json
 import re
+import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Self, assert_never, cast
 
 import httpx2
-import jsonschema  # type: ignore[import-untyped]
 import pydantic
-from jsonschema.validators import validator_for  # type: ignore[import-untyped]
 from mcp import Client, ClientSession, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import (
@@ -37,6 +37,7 @@ from mcp.types import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
+    PARSE_ERROR,
     REQUEST_TIMEOUT,
     CallToolRequest,
     CallToolRequestParams,
@@ -52,14 +53,25 @@ from mcp.types import (
 )
 from mcp.types import Tool as ListedTool
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
+from chat_worker.agent.pins import ToolPins, digest_of
+from chat_worker.agent.schemas import Check
 from chat_worker.agent.selection import ServerWish, ToolSelection
+from chat_worker.agent.untrusted import cleaned, cleaned_json, shown, shown_json, unframed, unframed_schema
 from chat_worker.agent.values import JsonObject, Tool, ToolError, ToolErrorKind, ToolResult
 from shared.agents import Agent
+from shared.errors import DatabaseUnavailableError
 from shared.observability import get_logger
-from shared.tool_servers import NO_SERVERS, Approval, ConfiguredServer, ToolPolicy, ToolServers
+from shared.tokens import mint_tool_token
+from shared.tool_servers import (
+    NO_SERVERS,
+    Approval,
+    ConfiguredServer,
+    OnChange,
+    ToolPolicy,
+    ToolServers,
+    UserToken,
+)
 
 log = get_logger()
 
@@ -71,15 +83,14 @@ _LIST_RETRY_SECONDS = 5.0
 _LIST_PAGES_MAX = 10
 _LOGGED_CHARS_MAX = 200
 _IDLE_CONNECTION_SECONDS = 3.0  # below the 5 s after which common servers close: no call meets a closing connection
+_PINNED_TOOLS_MAX = 500  # of one server: more than may be offered, so that what is offered can change
+_CHECKED_BYTES_MAX = 256 * 1024  # of a schema that is not shown to a model
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what model endpoints accept
 _NEVER_RAN = frozenset({INVALID_PARAMS, METHOD_NOT_FOUND, HEADER_MISMATCH})
 _JSON_RPC_STATUSES = frozenset({400, 404})  # MCP servers answer JSON-RPC errors with these
 _HTTP_ERROR_MIN = 400
 _HTTP_SERVER_ERROR_MIN = 500
 _HTTP_UNAVAILABLE = 503
-_UNSHOWABLE = dict.fromkeys(
-    code for code in (*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)) if chr(code) not in "\n\t"
-)
 _WITHOUT_APPROVAL = ToolPolicy(Approval.NEVER)
 _Answer = pydantic.TypeAdapter[CallToolResult | InputRequiredResult](CallToolResult | InputRequiredResult)
 
@@ -88,6 +99,7 @@ _Answer = pydantic.TypeAdapter[CallToolResult | InputRequiredResult](CallToolRes
 class ToolServer:
     """A tool server that the operator allows. `token_for` makes the bearer token that acts there for a user id.
 
+    `pins` are digests of tools that hold whatever was accepted otherwise; without `on_change` nothing is pinned.
     `protocol` is an MCP revision, "legacy" for those with a handshake, or "auto": asked anew with each list of tools.
     """
 
@@ -97,6 +109,18 @@ class ToolServer:
     protocol: str = _STATELESS_PROTOCOL
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     policy: ToolPolicy = _WITHOUT_APPROVAL
+    on_change: OnChange | None = None
+    pins: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MintedTokens:
+    """Tokens for one tool server, which has the secret; of two that are equal, so are the tokens."""
+
+    token: UserToken
+
+    def __call__(self, user_id: str) -> str:
+        return mint_tool_token(self.token.secret, user_id, self.token.audience)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,23 +135,32 @@ class ToolClientLimits:
     result_bytes_max: int = 32 * 1024
     tool_count_max: int = 64
     description_chars_max: int = 2_000
+    schema_bytes_max: int = 16 * 1024
     connection_count_max: int = 100
 
 
 class McpTools:
     """The tool servers of a process: one pool of connections, and what each server offers.
 
-    `servers` are our own; `configured` tells the operator's as they are now, and is asked before every use.
+    `servers` are our own; `configured` tells the operator's as they are now, and is asked before every use. What these
+    say of their tools is held against `pins`; `on_change` says what a change means where its server's entry does not.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the operator's part and the process's, both with defaults
         self,
         servers: Sequence[ToolServer],
         limits: ToolClientLimits | None = None,
         configured: Callable[[], ToolServers] = lambda: NO_SERVERS,
+        *,
+        pins: ToolPins | None = None,
+        on_change: OnChange = OnChange.REPORT,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
+        self._pins = pins
+        self._on_change = on_change
         self._limits = limits or ToolClientLimits()
         self._transport = httpx2.AsyncHTTPTransport(
+            verify=verify,
             trust_env=False,
             retries=1,  # of connecting only: nothing has been sent
             limits=httpx2.Limits(
@@ -173,19 +206,22 @@ class McpTools:
 
     def _following(self, configured: ConfiguredServer) -> "_Connector":
         """The connector that there is, with the list it knows, or a new one where anything about its server changed."""
-        server = _server_of(configured)
+        server = _server_of(configured, self._on_change)
         connector = self._connectors.get(server.label)
         unchanged = connector is not None and connector.server == server
         return connector if connector is not None and unchanged else self._connector(server, is_own=False)
 
     def _connector(self, server: ToolServer, *, is_own: bool) -> "_Connector":
-        return _Connector(server, self._transport, self._limits, is_own=is_own)
+        return _Connector(server, self._transport, self._limits, self._pins, is_own=is_own)
 
 
-def _server_of(configured: ConfiguredServer) -> ToolServer:
+def _server_of(configured: ConfiguredServer, on_change: OnChange) -> ToolServer:
     return ToolServer(
         label=configured.label,
         url=configured.url,
+        token_for=None if configured.user_token is None else MintedTokens(configured.user_token),
+        on_change=configured.on_change or on_change,
+        pins=configured.pins,
         protocol=configured.protocol,
         headers=configured.headers,
         policy=configured.policy,
@@ -232,19 +268,31 @@ class UserTools:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """What a server offers. `validators` check the results of the tools that declare a schema."""
+    """What a server offers, with checks of what is sent to its tools and of what they answer, by their names.
+
+    `changed` are tools that are not as they were accepted.
+    """
 
     tools: tuple[Tool, ...] = ()
-    validators: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Check] = field(default_factory=dict)
+    outputs: Mapping[str, Check] = field(default_factory=dict)
+    changed: frozenset[str] = frozenset()
 
 
 class _Connector:
     """One tool server: asks and calls it, and remembers its list, which is the same for every user."""
 
     def __init__(
-        self, server: ToolServer, transport: httpx2.AsyncHTTPTransport, limits: ToolClientLimits, *, is_own: bool
+        self,
+        server: ToolServer,
+        transport: httpx2.AsyncHTTPTransport,
+        limits: ToolClientLimits,
+        pins: ToolPins | None,
+        *,
+        is_own: bool,
     ) -> None:
         self.server = server
+        self._pins = pins
         self._is_own = is_own
         self._protocol = server.protocol  # what the server was last found to speak
         self._transport = transport
@@ -300,6 +348,9 @@ class _Connector:
 
     async def call(self, user_id: str, tool: Tool, arguments: JsonObject, key: str) -> ToolResult:
         name = self._own_name(tool)
+        refusal = self._refusal(name, arguments)
+        if refusal is not None:
+            return refusal
         seconds = self.server.policy.call_seconds(name, self._limits.call_seconds)
         meta = cast("RequestParamsMeta", {IDEMPOTENCY_META_KEY: key})
         request = CallToolRequest(params=CallToolRequestParams(name=name, arguments=arguments, _meta=meta))
@@ -322,60 +373,113 @@ class _Connector:
         assert answer is not None
         return self._result_of(name, answer)
 
+    def _refusal(self, name: str, arguments: JsonObject) -> ToolResult | None:
+        """Why the call is not to be made, if it is not, by what is known of the server's tools now."""
+        listing = self._listing or _Listing()
+        if self.server.on_change is OnChange.BLOCK and name not in listing.inputs:
+            log.warning("tool_call_withheld", server=self.server.label, tool=name)
+            said = "This tool has changed since it was accepted, or is gone. The call was not made."
+            return _protocol_error(INVALID_REQUEST, said)
+        check = listing.inputs.get(name)
+        misfit = None if check is None else check.misfit(arguments)
+        if misfit is None:
+            return None
+        log.warning("tool_arguments_invalid", server=self.server.label, tool=name)
+        said = unframed(str(misfit))
+        return _protocol_error(
+            INVALID_PARAMS, f"The arguments do not fit the tool's schema: {said}. The call was not made."
+        )
+
     def _result_of(self, name: str, answer: CallToolResult | InputRequiredResult) -> ToolResult:
         if isinstance(answer, InputRequiredResult):
             return _protocol_error(INVALID_REQUEST, "The tool asks for further input, which is not supported.")
         limit = self._limits.result_bytes_max
         if answer.is_error:
             said = _text_of(answer.content).removeprefix(f"Error executing tool {name}: ")
-            message = _cut(said, limit) or "The tool failed without saying why."
+            message = shown(said, limit) or "The tool failed without saying why."
             return ToolResult(None, ToolError(ToolErrorKind.EXECUTION, message))
         if not self._fits_schema(name, answer.structured_content):
             log.warning("tool_result_invalid", server=self.server.label, tool=name)
             return _protocol_error(INTERNAL_ERROR, "The tool ran, but its result is not what it declares. " + _NO_RETRY)
         if answer.structured_content is None:
-            return ToolResult(_cut(_text_of(answer.content), limit))
-        showable = _showable(answer.structured_content)
-        return ToolResult(_cut(json.dumps(showable, ensure_ascii=False, separators=(",", ":")), limit))
+            return ToolResult(shown(_text_of(answer.content), limit))
+        return ToolResult(shown_json(answer.structured_content, limit))
 
     def _fits_schema(self, name: str, content: Any) -> bool:
-        validator = None if self._listing is None else self._listing.validators.get(name)
-        try:
-            return validator is None or bool(validator.is_valid(content))
-        except Unresolvable:  # its schema refers to something outside of itself, which is never fetched
-            return False
+        check = None if self._listing is None else self._listing.outputs.get(name)
+        if check is None:
+            return True
+        return isinstance(content, dict) and check.misfit(content) is None
 
     async def _fetch_listing(self, user_id: str) -> _Listing | None:
         """What the server offers now; None if it does not say."""
         exchange, seconds = _Exchange(self._transport, self._limits.body_bytes_max), self._limits.list_seconds
-        listing: _Listing | None = None
+        listed: list[ListedTool] | None = None
         try:
             async with (
                 asyncio.timeout(seconds),
                 self._session(user_id, exchange, self.server.protocol, seconds) as session,
             ):
-                listing = self._listing_of(await _listed_tools(session))
+                listed = await _listed_tools(session)
                 spoken = session.protocol_version or "legacy"
                 self._protocol = spoken if spoken in MODERN_PROTOCOL_VERSIONS else "legacy"
         except Exception as error:  # noqa: BLE001 - see `call`
-            if listing is None:
+            if listed is None:
                 cause = type(_root_of(error)).__name__
                 log.warning("tool_list_failed", server=self.server.label, status=exchange.status, cause=cause)
-        return listing
+        return None if listed is None else await self._listing_of(listed)
 
-    def _listing_of(self, listed: Sequence[ListedTool]) -> _Listing:
+    async def _listing_of(self, listed: Sequence[ListedTool]) -> _Listing | None:
+        """The tools that can be used of those that the server lists; None where it cannot be told which may be."""
         policy, known_names = self.server.policy, {tool.name for tool in listed}
         if self._listing is None and not policy.named_tools() <= known_names:
             unknown = sorted(policy.named_tools() - known_names)
             log.warning("tool_names_unknown", server=self.server.label, tools=unknown)
-        allowed = [tool for tool in listed if policy.offers(tool.name)]
-        usable = [tool for tool in allowed if _TOOL_NAME.fullmatch(tool.name)][: self._limits.tool_count_max]
-        if len(usable) < len(allowed):
-            log.warning("tools_left_out", server=self.server.label, count=len(allowed) - len(usable))
+        candidates = _usable(listed, self._limits.schema_bytes_max)
+        changed = await self._changed({tool.name: digest_of(tool) for tool in candidates})
+        if changed is None:
+            return None
+        withheld = changed if self.server.on_change is OnChange.BLOCK else frozenset()
+        allowed_count = sum(policy.offers(tool.name) for tool in listed)
+        usable = [tool for tool in candidates if policy.offers(tool.name) and tool.name not in withheld]
+        offered = usable[: self._limits.tool_count_max]
+        if len(offered) < allowed_count:
+            log.warning("tools_left_out", server=self.server.label, count=allowed_count - len(offered))
+        tools = tuple(self._tool_of(tool) for tool in offered)
         return _Listing(
-            tuple(self._tool_of(tool) for tool in usable),
-            {tool.name: _validator_of(tool.output_schema) for tool in usable if self._is_own and tool.output_schema},
+            tools,
+            inputs=_checks((tool.name, tool.input_schema) for tool in tools),
+            outputs=_checks((tool.name, tool.output_schema) for tool in offered if tool.output_schema),
+            changed=changed,
         )
+
+    async def _changed(self, digests: Mapping[str, str]) -> frozenset[str] | None:
+        """The tools that are not as they were accepted; None where that is not known and has to be."""
+        if self.server.on_change is None:
+            return frozenset()
+        before = frozenset() if self._listing is None else self._listing.changed
+        given = self.server.pins
+        changed = {name for name, digest in digests.items() if given.get(name, digest) != digest}
+        news = changed - before
+        if self._pins is not None:
+            try:
+                seen = await self._pins.see(self.server.label, digests)
+            except DatabaseUnavailableError:
+                if self.server.on_change is OnChange.BLOCK:
+                    return None
+                return before
+            of_record = [change for change in seen if change.tool not in given]
+            changed |= {change.tool for change in of_record}
+            news |= {change.tool for change in of_record if change.is_news}
+        for name in sorted(news):
+            log.warning(
+                "tool_changed",
+                server=self.server.label,
+                tool=name,
+                digest=digests[name],
+                is_blocked=self.server.on_change is OnChange.BLOCK,
+            )
+        return frozenset(changed)
 
     def _tool_of(self, listed: ListedTool) -> Tool:
         hints = listed.annotations
@@ -384,8 +488,8 @@ class _Connector:
         return Tool(
             server_label=self.server.label,
             name=listed.name,
-            description=_shown(listed.description or "")[: self._limits.description_chars_max],
-            input_schema=listed.input_schema,
+            description=unframed(cleaned(listed.description or ""))[: self._limits.description_chars_max],
+            input_schema=unframed_schema(cleaned_json(listed.input_schema)),
             read_only=read_only,
             idempotent=bool(hints and hints.idempotent_hint),
             destructive=destructive,
@@ -420,8 +524,15 @@ class _Connector:
             code=result.error.code,
             outcome_unknown=result.outcome_unknown,
             cause=type(error).__name__,
-            said=_shown(error.message)[:_LOGGED_CHARS_MAX] if isinstance(error, MCPError) else None,
+            said=_said_to_operator(error),
         )
+
+
+def _said_to_operator(error: Exception) -> str | None:
+    """The server's words about itself; not the client's about an answer that it cannot read, as they quote that."""
+    if not isinstance(error, MCPError) or error.code == PARSE_ERROR:
+        return None
+    return cleaned(error.message)[:_LOGGED_CHARS_MAX]
 
 
 class _Fault(Enum):
@@ -600,14 +711,24 @@ async def _listed_tools(session: ClientSession) -> list[ListedTool]:
     return tools
 
 
-def _validator_of(schema: JsonObject) -> Any:
-    """A compiled check of `schema`, which may refer to its own parts only; None, no check, where it is no schema."""
-    validator_class = validator_for(schema)
-    try:
-        validator_class.check_schema(schema)
-    except jsonschema.SchemaError:
-        return None
-    return validator_class(schema, registry=Registry())
+def _usable(listed: Sequence[ListedTool], schema_bytes_max: int) -> list[ListedTool]:
+    """Those whose names endpoints accept and whose schemas are not too large or deep; of equal names the first."""
+    by_name: dict[str, ListedTool] = {}
+    for tool in listed:
+        if _TOOL_NAME.fullmatch(tool.name) and len(by_name) < _PINNED_TOOLS_MAX:
+            by_name.setdefault(tool.name, tool)
+    schemas = ((tool.name, tool.input_schema) for tool in by_name.values())
+    checkable = _checks(schemas, bytes_max=schema_bytes_max)
+    return [tool for name, tool in by_name.items() if name in checkable]
+
+
+def _checks(schemas: Iterable[tuple[str, JsonObject]], bytes_max: int = _CHECKED_BYTES_MAX) -> dict[str, Check]:
+    """By name, without those whose schema is too large or too deep to be checked."""
+    checks: dict[str, Check] = {}
+    for name, schema in schemas:
+        with suppress(ValueError):
+            checks[name] = Check(schema, bytes_max=bytes_max)
+    return checks
 
 
 def _text_of(blocks: Sequence[ContentBlock]) -> str:
@@ -617,36 +738,10 @@ def _text_of(blocks: Sequence[ContentBlock]) -> str:
 def _text_of_block(block: ContentBlock) -> str:
     match block:
         case TextContent(text=text):
-            return _shown(text)
+            return text
         case EmbeddedResource(resource=TextResourceContents(text=text)):
-            return _shown(text)
+            return text
         case ResourceLink(uri=uri):
-            return f"[link: {_shown(str(uri))}]"
+            return f"[link: {uri}]"
         case _:
             return f"[{block.type} left out]"
-
-
-def _showable(value: Any) -> Any:
-    """`value` with the texts in it fit to store and to show."""
-    match value:
-        case str():
-            return _shown(value)
-        case list():
-            return [_showable(item) for item in value]
-        case dict():
-            return {_shown(name): _showable(item) for name, item in value.items()}
-        case _:
-            return value
-
-
-def _shown(text: str) -> str:
-    return text.translate(_UNSHOWABLE)
-
-
-def _cut(text: str, bytes_max: int) -> str:
-    """`text`, its end replaced by a note where it has more than `bytes_max` bytes."""
-    encoded = text.encode()
-    if len(encoded) <= bytes_max:
-        return text
-    note = f"\n[cut here; the whole result has {len(encoded)} bytes]"
-    return encoded[: max(0, bytes_max - len(note))].decode(errors="ignore") + note
