@@ -14,7 +14,8 @@ async def _databases(database_urls: dict[str, str]) -> AsyncIterator[Services]:
     roles = ("parley_persistence", "parley_gateway", "parley_worker")
     opened = [await Database.connect(database_urls[role], application_name="test", pool_size=8) for role in roles]
     try:
-        yield Services(*opened)
+        persistence, gateway, worker = opened
+        yield Services(persistence, gateway, worker, database_urls["owner"])
     finally:
         for database in opened:
             await database.close()
@@ -25,7 +26,10 @@ async def services(_databases: Services, database_urls: dict[str, str]) -> Servi
     owner = await asyncpg.connect(database_urls["owner"])
     try:
         await owner.execute(
-            "truncate conversations, dead_letters, files, idempotency_keys, tasks, usage_by_day cascade"
+            """
+            truncate audit_log, conversations, dead_letters, files, idempotency_keys, purges, tasks, usage_by_day
+            cascade
+            """
         )
     finally:
         await owner.close()

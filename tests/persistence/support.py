@@ -19,6 +19,7 @@ from shared.events import Event, Failure, JsonObject, ResponseEvents, Usage
 from shared.ids import Prefix, new_wire_id, to_wire, uuid7
 from shared.messaging import JOBS, Broker, Publisher
 from shared.states import JobStatus
+from tests.support.owner import value_as_owner
 
 REPLY_QUEUE = "chat.control.worker-1"
 
@@ -41,6 +42,7 @@ class Services:
     persistence: Database
     gateway: Database
     worker: Database
+    owner_url: str
 
     async def accept(self, *, conversation_id: UUID | None = None, user_id: str = "alice") -> Job:
         """A message comes in, to a new conversation unless one is given."""
@@ -108,8 +110,7 @@ class Services:
 
     async def change(self, job: Job, assignment: str) -> None:
         """Set columns of the job's row, as time or a fault would."""
-        async with self.persistence.transaction(None) as connection:
-            await connection.execute(f"update jobs set {assignment} where id = $1", job.id)  # noqa: S608
+        await value_as_owner(self.owner_url, f"update jobs set {assignment} where id = $1", job.id)  # noqa: S608
 
     async def journal(self, job: Job) -> list[Event]:
         """The stored events; asserts that they are numbered without a gap from 0."""

@@ -5,24 +5,38 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import aio_pika
 import asyncpg
+import msgspec
 import pytest
 from aio_pika.abc import AbstractChannel
 
+from deploy.local.rabbitmq import service_urls
 from persistence.announce import Announcer, Dispatcher
 from persistence.app import Service, run_service
 from persistence.consumers import BatchLimits, Intake, WriteBack
 from persistence.maintenance import Limits, Maintenance
 from persistence.settings import PersistenceSettings
 from shared import contracts
-from shared.contracts import JournalChunk, JournalChunks, LiveBatch, LiveEvents, ResumeReply
+from shared.contracts import (
+    CancelRequested,
+    JobReady,
+    JournalChunk,
+    JournalChunks,
+    LiveBatch,
+    LiveEvents,
+    ResumeReply,
+    encode,
+)
 from shared.db import Database
 from shared.errors import DatabaseUnavailableError
 from shared.events import response_of
 from shared.ids import Prefix, from_wire
 from shared.messaging import (
+    ATTEMPTS,
+    CANCELS,
     CONTROL,
     DEAD,
     JOBS,
@@ -34,7 +48,7 @@ from shared.messaging import (
     journal_queue,
     partition_of,
 )
-from tests.persistence.support import Attempt, Services, all_events
+from tests.persistence.support import Attempt, Job, Services, all_events
 from tests.support.waiting import wait_until
 
 _PARTITION_COUNT = 2
@@ -57,6 +71,12 @@ class Surroundings:
             wrapped = JournalChunks(chunks=[message]) if isinstance(message, JournalChunk) else message
             partition = partition_of(message.conversation_id, _PARTITION_COUNT)
             await self.publisher.send(journal_queue(partition), wrapped, reply_to=self.reply_queue)
+
+    async def send_raw(self, exchange: str, conversation_id: UUID, body: bytes, reply_to: str | None = None) -> None:
+        """Publish `body` as whoever may write to `exchange` could."""
+        target = await self.channel.get_exchange(exchange)
+        queue = journal_queue(partition_of(conversation_id, _PARTITION_COUNT))
+        await target.publish(aio_pika.Message(body, reply_to=reply_to), queue)
 
     async def count(self, queue: str) -> int:
         """Messages in `queue`; what a consumer holds unacknowledged is not counted."""
@@ -141,7 +161,7 @@ def start(database_urls: dict[str, str], rabbitmq_url: str) -> Start:
         settings = PersistenceSettings.model_validate(
             {
                 "database_url": database_urls["parley_persistence"],
-                "rabbitmq_url": rabbitmq_url,
+                "rabbitmq_url": service_urls(rabbitmq_url)["PERSISTENCE_RABBITMQ_URL"],
                 "partition_count": _PARTITION_COUNT,
             }
         )
@@ -218,6 +238,92 @@ async def test_a_barrier_is_answered_to_the_worker_that_asked(
         await wait_until(lambda: _are_ended(services, successor))
 
     await services.journal(dead.job)
+
+
+async def test_what_a_sender_may_not_send_or_nobody_can_read_changes_nothing_and_is_parked(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    attempt = await services.claim(await services.accept())
+    job, chunk = attempt.job, attempt.says("forged")
+    about: dict[str, Any] = {"job_id": job.id, "conversation_id": job.conversation_id}
+    plain = msgspec.json.decode(encode(JournalChunks(chunks=[chunk])))
+    before = await services.job_row(job)
+
+    def with_field(name: str, value: object) -> bytes:
+        return encode({**plain, "chunks": [{**plain["chunks"][0], name: value}]})
+
+    forged = [
+        (CANCELS, encode(JournalChunks(chunks=[chunk]))),
+        (CANCELS, encode(JournalChunks(chunks=[attempt.ends()]))),
+        (CANCELS, encode(attempt.is_released(0.0))),
+        (CANCELS, encode(attempt.asks_to_resume())),
+        (ATTEMPTS, encode(CancelRequested(**about))),
+        (ATTEMPTS, encode(JobReady(**about, user_id=job.user_id))),
+        (ATTEMPTS, encode(LiveBatch(jobs=[]))),
+        (ATTEMPTS, encode(JournalChunks(v=2, chunks=[chunk]))),
+        (ATTEMPTS, with_field("first_seq", -1)),
+        (ATTEMPTS, with_field("first_seq", 2**31)),
+        (ATTEMPTS, with_field("attempt", 2**63)),
+        (ATTEMPTS, with_field("ended_as", "anything")),
+        (ATTEMPTS, b'{"kind":"journal_chunks","v":1,"chunks":' + b"[" * 2_000),
+        (ATTEMPTS, b"\x82\xa4kind\xaejournal_chunks"),
+        (ATTEMPTS, b""),
+    ]
+    async with start():
+        for exchange, body in forged:
+            await surroundings.send_raw(exchange, job.conversation_id, body)
+        letters = await wait_until(lambda: _dead_letters(services, len(forged)))
+
+    assert {(letter["message_kind"], letter["job_id"]) for letter in letters} == {("unreadable", None)}
+    assert await services.job_row(job) == before
+
+
+async def test_the_row_wins_over_a_message_that_disagrees_with_it(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    attempt, other = [await services.claim(await services.accept()) for _ in range(2)]
+    chunk = attempt.says("forged")
+    about: dict[str, Any] = {"job_id": attempt.job.id, "conversation_id": attempt.job.conversation_id}
+    before = await services.job_row(attempt.job)
+
+    async with start():
+        await surroundings.send(
+            msgspec.structs.replace(chunk, conversation_id=other.job.conversation_id),
+            msgspec.structs.replace(chunk, attempt=7),
+            msgspec.structs.replace(chunk, attempt=0),
+            contracts.TitleSuggested(conversation_id=attempt.job.conversation_id, user_id="mallory", title="Forged"),
+            contracts.ConversationSummarised(
+                **about,
+                user_id="mallory",
+                conversation_ids=[attempt.job.conversation_id],
+                deleted_item_count=0,
+                text="Forged.",
+                token_count=1,
+                covers_turn_count=1,
+            ),
+            contracts.JobReleased(**about, attempt=7, delay_seconds=0),
+            other.says("behind all of it"),
+        )
+        await wait_until(lambda: _is_told(surroundings, other.job))
+
+    assert await services.job_row(attempt.job) == before
+    assert not await services.rows("select from summaries where job_id = $1", attempt.job.id)
+
+
+async def test_no_answer_goes_to_a_queue_that_is_no_workers(
+    services: Services, surroundings: Surroundings, start: Start
+) -> None:
+    attempt = await services.claim(await services.accept())
+    question = encode(attempt.asks_to_resume())
+
+    async with start():
+        for reply_to in (JOBS, DEAD, "amq.rabbitmq.reply-to.forged"):
+            await surroundings.send_raw(ATTEMPTS, attempt.job.conversation_id, question, reply_to=reply_to)
+        await surroundings.send(attempt.asks_to_resume())
+        await wait_until(lambda: _is_answered(surroundings))
+        assert await surroundings.count(JOBS) == 0
+
+    assert not await _dead_letters(services, 1)
 
 
 async def test_what_cannot_be_decoded_is_recorded_as_a_dead_letter_and_harms_no_neighbour(
@@ -443,6 +549,10 @@ async def _is_answered(surroundings: Surroundings) -> bool:
 
 async def _has(heard: list[LiveEvents], events: list[bytes]) -> bool:
     return [bytes(event) for live in heard for event in live.events] == events
+
+
+async def _is_told(surroundings: Surroundings, job: Job) -> bool:
+    return any(live.job_id == job.id for live in surroundings.heard)
 
 
 async def _holds(surroundings: Surroundings, queue: str, count: int) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from persistence.drafts import Draft, Place, place_of, take_chunk
 from shared.contracts import JournalChunk, raw_events
 from shared.events import Event, ResponseEvents
-from shared.ids import uuid7
+from shared.ids import Prefix, to_wire, uuid7
 from shared.states import JobStatus
 
 _JOB, _CONVERSATION = uuid7(), uuid7()
@@ -69,7 +69,7 @@ def test_any_order_of_any_chunks_gives_a_prefix_of_what_was_sent(cuts: set[int],
 
 
 def a_turn() -> list[Event]:
-    response = ResponseEvents({"id": "resp_1", "status": "queued", "output": []}, next_seq=1)
+    response = ResponseEvents({"id": to_wire(Prefix.RESPONSE, _JOB), "status": "queued", "output": []}, next_seq=1)
     events = [response.in_progress()]
     for word in range(10):
         events += response.text(f"word {word} ")

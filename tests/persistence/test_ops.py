@@ -24,8 +24,9 @@ from shared.events import is_terminal
 from shared.ids import Prefix, to_wire, uuid7
 from shared.messaging import JOBS, LIVE, Broker, Publisher, declare_topology
 from tests.persistence.support import Job, Services
+from tests.support.accounts import fill_account, row_counts
 
-NOWHERE = "amqp://guest:guest@127.0.0.1:1/"
+NOWHERE = "amqp://nobody:7d1f0c@127.0.0.1:1/"
 _PARTITION_COUNT = 2
 
 
@@ -53,6 +54,7 @@ def ops(services: Services, database_urls: dict[str, str]) -> Ops:
 
     async def run(*arguments: str, rabbitmq_url: str = NOWHERE, database_url: str | None = None) -> Ended:
         environment = {
+            "PARLEY_PROFILE": "local",  # where the broker's own user will do
             "PERSISTENCE_DATABASE_URL": database_url or database_urls["parley_persistence"],
             "RABBITMQ_URL": rabbitmq_url,
             "JOURNAL_PARTITION_COUNT": str(_PARTITION_COUNT),
@@ -303,38 +305,55 @@ async def test_a_purge_takes_everything_of_one_user_and_nothing_of_another(
     services: Services, ops: Ops, database_urls: dict[str, str]
 ) -> None:
     for user in ("alice", "bob"):
-        await fill(services, database_urls["owner"], user)
+        await fill_account(database_urls["owner"], user)
 
-    first = (await ops("purge-user", "alice", "--yes", "--json")).json
-    again = (await ops("purge-user", "alice", "--yes", "--json")).json
+    purged = (await ops("purge-user", "alice", "--yes", "--json")).json
+    open_ones = (await ops("purges", "--json")).json
 
-    assert {name: count for name, count in first.items() if count} == {
-        "conversations": 25,
-        "jobs": 26,
-        "dead_letters": 1,
-        "tasks": 2,
-        "tool_keys": 1,
-        "files": 1,
-    }
-    assert set(again.values()) == {0}
-    assert await row_counts(database_urls["owner"], "alice") == dict.fromkeys(_TABLES, 0)
+    assert (purged["deleted"]["conversations"], purged["deleted"]["tasks"], purged["is_finished"]) == (2, 1, False)
+    assert [(one["id"], one["user_id"]) for one in open_ones] == [(purged["purge"], "alice")]
+    assert not any((await row_counts(database_urls["owner"], "alice")).values())
     assert all((await row_counts(database_urls["owner"], "bob")).values())
-    assert (await ops("dead", "--json")).json["count"] == 1
+    [entry] = await services.rows("select * from audit_log")
+    assert (entry["action"], entry["target"], entry["details"]) == (
+        "user.purge_requested",
+        "alice",
+        {"purge_id": purged["purge"]},
+    )
 
 
-async def test_a_running_attempt_of_a_purged_user_stores_nothing_more(services: Services, ops: Ops) -> None:
-    attempt = await services.claim(await services.accept())
+async def test_interventions_are_in_the_audit_log_with_their_outcome(services: Services, ops: Ops) -> None:
+    job = await services.accept()
+    letter = await record_dead_letter(services, job)
 
-    await ops("purge-user", "alice", "--yes")
-    late = await services.write(attempt.says("late"), attempt.ends())
+    await ops("dead", "requeue", str(letter))
+    for _ in range(2):
+        await ops("fail", wire(job), "--reason", "out of order")
 
-    assert (late.live, late.ended) == ([], [])
+    table = (await ops("audit", "--limit", "2")).out
+    entries = await services.rows("select * from audit_log order by id")
+    assert [(entry["action"], entry["target"], entry["outcome"]) for entry in entries] == [
+        ("dead_letter.requeued", str(letter), "done"),
+        ("job.failed", str(job.id), "done"),
+        ("job.failed", str(job.id), "job_ended"),
+    ]
+    assert {(entry["actor_kind"], entry["actor"] != "") for entry in entries} == {("ops", True)}
+    assert (table.count("job.failed"), table.count("dead_letter.requeued")) == (2, 0)
+    assert not any("out of order" in str(dict(entry)) for entry in entries)
+
+
+@pytest.mark.parametrize("statement", ["update audit_log set actor = 'nobody'", "delete from audit_log"])
+async def test_no_service_changes_or_deletes_an_entry(services: Services, statement: str) -> None:
+    for database in (services.persistence, services.gateway, services.worker):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            async with database.transaction(None) as connection:
+                await connection.execute(statement)
 
 
 async def test_persistence_sees_no_task_unless_it_names_the_user_and_never_its_title(
     services: Services, database_urls: dict[str, str]
 ) -> None:
-    await fill(services, database_urls["owner"], "alice")
+    await fill_account(database_urls["owner"], "alice")
 
     unnamed = await services.rows("select id from tasks")
     async with services.persistence.transaction("bob") as connection:
@@ -383,6 +402,30 @@ async def test_many_scrapes_ask_the_database_once(services: Services) -> None:
     assert database.transaction_count == 1
 
 
+async def test_a_changed_tool_is_listed_until_it_is_accepted(ops: Ops, services: Services) -> None:
+    server = f"s-{uuid7().hex[-8:]}"
+    first, other = (f"sha256:{number:064x}" for number in range(2))
+    for digest in (first, other):
+        async with services.worker.transaction(None) as connection:
+            await connection.execute("select see_tools($1, $2)", server, {"read": digest, "send": first})
+
+    listed = (await ops("tools", "list", server, "--json")).json
+    stale = await ops("tools", "accept", server, "read", "--digest", first)
+    accepted = await ops("tools", "accept", server, "--json")
+    again = await ops("tools", "accept", server)
+    unknown = await ops("tools", "accept", "nowhere")
+    forgotten = await ops("tools", "forget", server)
+
+    assert [(tool["tool"], tool["is_changed"], tool["seen_digest"]) for tool in listed] == [
+        ("read", True, other),
+        ("send", False, first),
+    ]
+    assert (stale.code, unknown.code) == (1, 1)
+    assert accepted.json == {"server": server, "accepted": ["read"]}
+    assert again.out == "nothing had changed\n"
+    assert forgotten.out == "forgotten: 2; what it says next is trusted\n"
+
+
 class CountedDatabase(Database):
     """Another's pool, with its transactions counted."""
 
@@ -396,47 +439,6 @@ class CountedDatabase(Database):
 
 
 _TABLES = ("conversations", "jobs", "messages", "tool_calls", "steps", "journal", "tasks", "idempotency_keys", "files")
-
-
-async def fill(services: Services, owner_url: str, user: str) -> None:
-    """Rows of `user` in every table, and more conversations than one transaction deletes."""
-    jobs = [await services.accept(user_id=user) for _ in range(25)]
-    following = await services.accept(conversation_id=jobs[0].conversation_id, user_id=user)
-    attempt = await services.claim(jobs[0])
-    await record_step(services, jobs[0])
-    await services.write(attempt.begins(), attempt.calls_tool("add_task"), attempt.says("done"), attempt.ends())
-    await record_dead_letter(services, following)
-    owner = await asyncpg.connect(owner_url)
-    try:
-        async with owner.transaction():
-            await owner.execute("select set_config('app.user_id', $1, true)", user)
-            for _ in range(2):
-                await owner.execute("insert into tasks (id, user_id, title) values ($1, $2, 'milk')", uuid7(), user)
-            await owner.execute(
-                "insert into idempotency_keys (user_id, key, tool_name, arguments_hash, result) "
-                "values ($1, '1', 'add_task', '', '{}')",
-                user,
-            )
-            await owner.execute(
-                "insert into files (id, user_id, filename, media_type, purpose, bytes, byte_count, sha256, is_inline) "
-                "values (gen_random_uuid(), $1, 'a.txt', 'text/plain', 'user_data', '', 0, '', false)",
-                user,
-            )
-    finally:
-        await owner.close()
-
-
-async def row_counts(owner_url: str, user: str) -> dict[str, int]:
-    owner = await asyncpg.connect(owner_url)
-    try:
-        async with owner.transaction():
-            await owner.execute("select set_config('app.user_id', $1, true)", user)
-            return {
-                table: await owner.fetchval(f"select count(*) from {table} where user_id = $1", user)  # noqa: S608
-                for table in _TABLES
-            }
-    finally:
-        await owner.close()
 
 
 async def record_step(services: Services, job: Job) -> None:

@@ -37,7 +37,7 @@ async def test_without_a_broker_the_process_lives_but_is_not_ready(database_urls
     environment = {
         "PERSISTENCE_DATABASE_URL": database_urls["parley_persistence"],
         "PERSISTENCE_PORT": str(port),
-        "RABBITMQ_URL": f"amqp://guest:guest@127.0.0.1:{_free_port()}/",
+        "RABBITMQ_URL": f"amqp://nobody:7d1f0c@127.0.0.1:{_free_port()}/",
     }
 
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "persistence", env=environment)

@@ -1,7 +1,7 @@
 """What is old takes less room or goes, and what is not stays."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,14 +10,17 @@ from uuid import UUID
 import asyncpg
 
 from persistence.retention import LOCK, Ages, Retention
+from shared.db.audit import ActorKind
 from shared.db.files import File, NewFile, Purpose, delete_file, store_file
 from shared.db.journal import PACKED_BYTES_MAX, read_after
+from shared.db.purges import request_purge
 from shared.events import Event
 from shared.ids import Prefix, to_wire, uuid7
 from tests.persistence.support import Attempt, Job, Services
 from tests.support.waiting import wait_until
 
 _NEVER = 86_400.0
+_HOUR = 3_600.0
 _KEEP_ALL = Ages(**{field.name: _NEVER for field in fields(Ages)})
 _REQUIRED = {
     "messages": ("role, content, status", "'user', '', 'completed'"),
@@ -157,6 +160,37 @@ async def test_old_keys_of_tool_calls_and_dead_letters_go(services: Services, da
     assert [[row[0] for row in rows] for rows in kept] == [["1 minute"], ["1 minute"]]
 
 
+async def test_denials_go_a_day_after_they_are_over(services: Services, database_urls: dict[str, str]) -> None:
+    owner = await asyncpg.connect(database_urls["owner"])
+    for until in ("now() - interval '2 days'", "now() - interval '1 hour'", "now() + interval '1 hour'", "'infinity'"):
+        value, statement = until.strip("'"), "insert into denials (id, kind, value, created_by, until) values "
+        await owner.execute(f"{statement} (gen_random_uuid(), 'subject', $1, 'olga', {until})", value)
+
+    await a_retention(services, _KEEP_ALL).run_once()
+
+    kept = [row["value"] for row in await owner.fetch("delete from denials returning value")]
+    await owner.close()
+    assert sorted(kept) == ["infinity", "now() + interval '1 hour", "now() - interval '1 hour"]
+
+
+async def test_what_a_purge_left_of_a_days_usage_goes_when_the_day_is_over(services: Services) -> None:
+    async with services.persistence.transaction("alice") as connection:
+        await connection.execute(
+            """
+            insert into usage_by_day (user_id, day, response_count, purged_at)
+            select user_id, (now() at time zone 'utc')::date - age, 1, purged_at
+            from (values ('alice', 0, now()), ('alice', 1, now()), ('bob', 1, null)) v (user_id, age, purged_at)
+            """
+        )
+
+    await a_retention(services, _KEEP_ALL).run_once()
+
+    left = await services.rows(
+        "select user_id, day = (now() at time zone 'utc')::date as is_of_today from usage_by_day"
+    )
+    assert sorted(tuple(row) for row in left) == [("alice", True), ("bob", False)]
+
+
 async def test_deleted_and_expired_files_go_and_others_stay(services: Services) -> None:
     uploaded, deleted, expiring = [await _a_file(services, is_inline=False) for _ in range(3)]
     async with services.gateway.transaction("alice") as connection:
@@ -288,3 +322,59 @@ async def _replay(services: Services, job: Job, cursor: int = -1) -> Sequence[Ev
         events.extend(page.events)
         if not page.has_more:
             return events
+
+
+async def test_conversations_in_which_nothing_is_said_go_only_where_that_is_wanted(services: Services) -> None:
+    silent, running, lively = [await services.accept() for _ in range(3)]
+    await services.write((await services.claim(silent)).ends(), (await services.claim(lively)).ends())
+    await services.claim(running)
+    async with services.gateway.transaction("alice") as connection:
+        await connection.execute(
+            "update conversations set updated_at = now() - interval '1 day' where id <> $1", lively.conversation_id
+        )
+
+    await a_retention(services, replace(_KEEP_ALL, conversations_kept_seconds=None)).run_once()
+    kept = await services.rows("select from conversations")
+    await a_retention(services, replace(_KEEP_ALL, conversations_kept_seconds=_HOUR)).run_once()
+
+    left = {row["id"] for row in await services.rows("select id from conversations")}
+    assert (len(kept), left) == (3, {running.conversation_id, lively.conversation_id})
+
+
+async def test_finished_purges_are_forgotten_and_open_ones_are_not(services: Services) -> None:
+    for user_id in ("alice", "bob"):
+        async with services.gateway.transaction(user_id) as connection:
+            await request_purge(connection, user_id, ActorKind.USER)
+    async with services.persistence.transaction(None) as connection:
+        await connection.execute("update purges set user_id = null, finished_at = now() where user_id = 'alice'")
+
+    await a_retention(services, _KEEP_ALL).run_once()
+    kept = await services.rows("select from purges")
+    await a_retention(services, replace(_KEEP_ALL, purges_kept_seconds=0)).run_once()
+
+    assert len(kept) == 2
+    assert [row["user_id"] for row in await services.rows("select user_id from purges")] == ["bob"]
+
+
+async def test_the_audit_log_is_kept_for_thirty_days_whatever_is_set(
+    services: Services, database_urls: Mapping[str, str]
+) -> None:
+    owner = await asyncpg.connect(database_urls["owner"])
+    try:
+        for days in (29, 31):
+            await owner.execute(
+                """
+                insert into audit_log (id, at, actor_kind, actor, action, outcome)
+                values ($1, now() - make_interval(days => $2), 'ops', 'root', 'job.failed', $3)
+                """,
+                *(uuid7(), days, f"{days} days"),
+            )
+    finally:
+        await owner.close()
+
+    await a_retention(services, replace(_KEEP_ALL, audit_log_kept_seconds=40 * _NEVER)).run_once()
+    kept = await services.rows("select from audit_log")
+    await a_retention(services, replace(_KEEP_ALL, audit_log_kept_seconds=0)).run_once()
+
+    assert len(kept) == 2
+    assert [row["outcome"] for row in await services.rows("select outcome from audit_log")] == ["29 days"]

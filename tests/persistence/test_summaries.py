@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
-import asyncpg
 import pytest
 
 from gateway.writer import delete_item
@@ -46,15 +45,14 @@ async def test_a_summary_of_what_is_not_there_or_not_theirs_is_left_out(services
     assert await summarised(services) == set()
 
 
-async def test_nobody_sees_the_summaries_of_another_and_the_gateway_reads_none(services: Services) -> None:
+async def test_nobody_sees_the_summaries_of_another(services: Services) -> None:
     [job] = await turns(services, 1)
     await services.write(summary_of(job))
 
     assert await text_as_seen_by(services, "alice") == ["In short."]
     assert await text_as_seen_by(services, "bob") == []
-    async with services.gateway.transaction("alice") as connection:
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.fetch("select text from summaries")
+    async with services.gateway.transaction("bob") as connection:
+        assert await connection.fetch("select text from summaries") == []
 
 
 async def test_deleting_an_item_outdates_the_summaries_that_tell_of_it(services: Services) -> None:
@@ -132,7 +130,8 @@ async def test_a_suggested_title_takes_the_place_of_the_first_messages_words(ser
     assert await title_now(services, job) == ("Groceries", "model")
     touched = Touched(conversation_id=job.conversation_id, user_id="alice", what="conversation.updated")
     assert touched in written.touched
-    [event] = await services.rows("select data from conversation_events where kind = 'conversation.updated'")
+    async with services.gateway.transaction("alice") as connection:
+        [event] = await connection.fetch("select data from conversation_events where kind = 'conversation.updated'")
     assert event["data"]["title"] == "Groceries"
 
 

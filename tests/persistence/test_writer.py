@@ -525,7 +525,11 @@ async def test_an_unknown_job_is_refused_its_barrier(services: Services) -> None
     [
         b'{"type":"response.in_progress","sequence_number":7,"response":{}}',
         b'{"type":"response.in_progress",\n"sequence_number":1,"response":{}}',
+        b'{"type":"response.in_progress",\r"sequence_number":1,"response":{}}',
         b'{"sequence_number":1,"type":"response.in_progress"}',
+        b'{"type":"response.in_progress","sequence_number":1,"response":{"id":"resp_of_another"}}',
+        b'{"type":"response.in_progress","sequence_number":1,"response":[]}',
+        b'{"type":"response.output_text.delta","sequence_number":1,"sequence_number":9,"delta":"\xff"}',
         b"[]",
     ],
 )

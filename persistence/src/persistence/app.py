@@ -18,12 +18,15 @@ from persistence.consumers import BatchLimits, Intake, WriteBack
 from persistence.dead_letters import DeadLetters
 from persistence.maintenance import Limits, Maintenance
 from persistence.metrics import CONTENT_TYPE, Metrics
+from persistence.purge import Purges
 from persistence.retention import Ages, Retention
 from persistence.settings import PersistenceSettings
 from shared.db import Database
 from shared.egress import EgressPolicy, guarded_client
 from shared.errors import DatabaseUnavailableError
 from shared.messaging import Broker, Publisher
+from shared.observability import process_metrics
+from shared.tls import trusting
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ async def run_service(settings: PersistenceSettings) -> AsyncIterator[Service]:
         process=f"persistence-{uuid4().hex[:8]}",
         partition_count=settings.partition_count,
         publish_timeout_seconds=settings.publish_timeout_seconds,
+        ca_file=settings.tls_ca_file,
     )
     async with AsyncExitStack() as stack:
         database = await Database.connect(
@@ -74,7 +78,10 @@ async def run_service(settings: PersistenceSettings) -> AsyncIterator[Service]:
         stack.push_async_callback(publisher.stop)
         dispatcher = Dispatcher(publisher, database)
         client = guarded_client(
-            EgressPolicy.of(settings), timeout_seconds=settings.webhook_timeout_seconds, user_agent=webhooks.USER_AGENT
+            EgressPolicy.of(settings),
+            timeout_seconds=settings.webhook_timeout_seconds,
+            user_agent=webhooks.USER_AGENT,
+            verify=trusting(settings.tls_ca_file),
         )
         stack.push_async_callback(client.aclose)
         sender = webhooks.Sender(database, client, _webhook_limits(settings))
@@ -92,6 +99,11 @@ async def run_service(settings: PersistenceSettings) -> AsyncIterator[Service]:
         retention = Retention(database, _ages(settings), round_seconds=settings.retention_round_seconds)
         retention.start()
         stack.push_async_callback(retention.stop)
+        purges = Purges(
+            database, round_seconds=settings.purge_round_seconds, settle_seconds=settings.purge_settle_seconds
+        )
+        purges.start()
+        stack.push_async_callback(purges.stop)
         dead_letters = DeadLetters(
             broker,
             database,
@@ -129,6 +141,9 @@ def _ages(settings: PersistenceSettings) -> Ages:
         dead_letters_kept_seconds=settings.dead_letters_kept_seconds,
         unused_files_kept_seconds=settings.unused_files_kept_seconds,
         webhook_deliveries_kept_seconds=settings.webhook_deliveries_kept_seconds,
+        conversations_kept_seconds=settings.conversations_kept_seconds,
+        purges_kept_seconds=settings.purges_kept_seconds,
+        audit_log_kept_seconds=settings.audit_log_kept_seconds,
     )
 
 
@@ -177,7 +192,8 @@ async def _ready(request: Request) -> JSONResponse:
 
 
 async def _metrics(request: Request) -> Response:
-    return Response(await request.state.service.metrics.text(), media_type=CONTENT_TYPE)
+    text = await request.state.service.metrics.text()
+    return Response(text + process_metrics(), media_type=CONTENT_TYPE)
 
 
 async def _is_up(database: Database) -> bool:

@@ -18,12 +18,31 @@ from persistence.announce import Announcer
 from persistence.maintenance import Maintenance
 from persistence.writer import Incoming, Written, write_batch
 from shared import contracts
-from shared.contracts import JobReady, JournalChunks, LiveBatch, ResumeReply
+from shared.contracts import (
+    JobReady,
+    JournalChunks,
+    LiveBatch,
+    Refusal,
+    RefusedMessageError,
+    ResumeReply,
+    ToPersistence,
+)
 from shared.db import Database
 from shared.db.errors import described
-from shared.errors import BrokerUnavailableError, DatabaseUnavailableError, InvalidInputError
+from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
 from shared.faults import reach
-from shared.messaging import Broker, Link, acknowledge, dead_letter, failures_as_unavailable, journal_queue
+from shared.messaging import (
+    Broker,
+    Link,
+    Permission,
+    acknowledge,
+    dead_letter,
+    failures_as_unavailable,
+    journal_queue,
+    may_come_through,
+    needing,
+    refuse,
+)
 from shared.observability import get_logger
 from shared.supervision import supervised
 
@@ -126,8 +145,9 @@ class Intake:
         try:
             for partition in range(self._partition_count):
                 channel = await connection.channel(publisher_confirms=False)
-                await self._link.depend_on(channel)
-                self._consumers.append(await self._consume(channel, partition))
+                await self._link.depend_on(channel, Permission.READ)
+                with needing(Permission.READ):
+                    self._consumers.append(await self._consume(channel, partition))
             yield
         finally:
             # What waits unacknowledged is delivered again, by the next connection.
@@ -285,16 +305,17 @@ class WriteBack:
 
 def _decoded(raw: AbstractIncomingMessage) -> Delivery:
     try:
-        message = contracts.decode(raw.body)
-    except InvalidInputError as error:
-        log.warning("message_undecodable", message_id=raw.message_id, queue=raw.routing_key, cause=error.message)
+        return Delivery(raw, Incoming(_for_persistence(raw), raw.reply_to))
+    except RefusedMessageError as error:
+        refuse("chat.journal", error, len(raw.body), raw.message_id)
         return Delivery(raw, None)
-    if isinstance(message, JobReady | ResumeReply | LiveBatch):
-        log.warning(
-            "message_misplaced", message_id=raw.message_id, queue=raw.routing_key, message=type(message).__name__
-        )
-        return Delivery(raw, None)
-    return Delivery(raw, Incoming(message, raw.reply_to))
+
+
+def _for_persistence(raw: AbstractIncomingMessage) -> ToPersistence:
+    message = contracts.decode(raw.body)
+    if isinstance(message, JobReady | ResumeReply | LiveBatch) or not may_come_through(raw.exchange or "", message):
+        raise RefusedMessageError(Refusal.MISPLACED, f"{type(message).__name__} through {raw.exchange!r}")
+    return message
 
 
 async def _acknowledge(deliveries: Iterable[Delivery]) -> None:

@@ -19,12 +19,20 @@ from persistence.announce import Announcer
 from persistence.drafts import AttemptsSpent, LostChunk, Undelivered
 from persistence.writer import Incoming, Written, write_batch
 from shared import contracts
-from shared.contracts import JobReady, JournalChunks, LiveBatch, ResumeReply, TitleSuggested, ToPersistence
+from shared.contracts import (
+    JobReady,
+    JournalChunks,
+    LiveBatch,
+    RefusedMessageError,
+    ResumeReply,
+    TitleSuggested,
+    ToPersistence,
+)
 from shared.db import Database
 from shared.db.errors import described
-from shared.errors import DatabaseUnavailableError, InvalidInputError
+from shared.errors import DatabaseUnavailableError
 from shared.ids import uuid7
-from shared.messaging import DEAD, Broker, Link, acknowledge
+from shared.messaging import DEAD, Broker, Link, Permission, acknowledge, may_come_through, needing
 from shared.observability import get_logger
 from shared.supervision import supervised
 
@@ -96,10 +104,11 @@ class DeadLetters:
     @asynccontextmanager
     async def _open(self, connection: AbstractConnection) -> AsyncIterator[None]:
         channel = await connection.channel(publisher_confirms=False)
-        await self._link.depend_on(channel)
+        await self._link.depend_on(channel, Permission.READ)
         await channel.set_qos(_PREFETCH_COUNT)
         queue = await channel.get_queue(DEAD, ensure=False)
-        await queue.consume(self._waiting.put)
+        with needing(Permission.READ):
+            await queue.consume(self._waiting.put)
         try:
             yield
         finally:
@@ -172,27 +181,30 @@ class DeadLetters:
 
 
 def dead_letter_of(raw: AbstractIncomingMessage) -> DeadLetter:
-    death = _first_death(raw.headers.get("x-death"))
+    death = _death(raw.headers.get("x-death"))
     return DeadLetter(
         message_id=raw.message_id or uuid7().hex,
         queue=str(death.get("queue", "")),
         reason=str(death.get("reason", "")),
         body=raw.body,
-        message=_message(raw.body),
+        message=_message(raw.body, str(death.get("exchange", ""))),
     )
 
 
-def _message(body: bytes) -> _Queued | None:
+def _message(body: bytes, exchange: str) -> _Queued | None:
+    """None too for what its sender was not allowed to send: it must not cost a job its attempt."""
     try:
         message = contracts.decode(body)
-    except InvalidInputError:
+    except RefusedMessageError:
         return None
-    return None if isinstance(message, ResumeReply | LiveBatch) else message
+    if isinstance(message, ResumeReply | LiveBatch) or not may_come_through(exchange, message):
+        return None
+    return message
 
 
-def _first_death(deaths: Any) -> dict[str, Any]:
-    """The entry of the queue that threw the message out first: the broker puts the latest in front."""
-    return deaths[-1] if isinstance(deaths, list) and deaths and isinstance(deaths[-1], dict) else {}
+def _death(deaths: Any) -> dict[str, Any]:
+    """The broker's own entry, in front: nothing dies twice here, so what is behind it the sender made up."""
+    return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
 
 
 async def _insert(connection: asyncpg.Connection, letter: DeadLetter) -> Sequence[UUID | None]:

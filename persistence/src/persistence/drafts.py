@@ -11,18 +11,31 @@ from enum import StrEnum
 from typing import assert_never
 from uuid import UUID
 
+import msgspec
+
 from persistence.outcomes import Outcome, outcome_of
 from shared.contracts import CancelRequested, JobReleased, JournalChunk
 from shared.errors import InvalidInputError
-from shared.events import Event, Failure, JsonObject, ResponseEvents, Usage, is_terminal
+from shared.events import (
+    TERMINAL_EVENT_TYPES,
+    Event,
+    Failure,
+    JsonObject,
+    ResponseEvents,
+    Usage,
+    is_terminal,
+    response_of,
+    type_of,
+)
 from shared.faults import sabotaged
-from shared.ids import Prefix, new_wire_id
+from shared.ids import Prefix, new_wire_id, to_wire
 from shared.observability import get_logger
 from shared.states import JobStatus, may_move
 
 log = get_logger()
 
 _EVENT_START = b'{"type":"'
+_WITH_RESPONSE = {"response.created", "response.queued", "response.in_progress", *TERMINAL_EVENT_TYPES}
 _DELAY_SECONDS_MAX = 3_600.0
 _NOBODY = 0  # as the fence: attempts are numbered from 1
 _NUMBER_WITHIN = 128  # bytes; the number follows the type, and types are short
@@ -149,7 +162,7 @@ class Draft:
         self.end(outcome_of(events[-1], status))
 
     def _move(self, new: JobStatus) -> None:
-        assert may_move(self.status, new), f"{self.status} to {new}"
+        assert may_move(self.status, new) or sabotaged("write_once"), f"{self.status} to {new}"
         self.status = new
 
 
@@ -181,7 +194,8 @@ def place_of(chunk: JournalChunk, draft: Draft) -> Place:
         return Place.KNOWN
     is_current = chunk.attempt == draft.journal_attempt and chunk.attempt <= draft.attempt
     is_current = is_current or sabotaged("journal_fence")
-    if draft.status.is_terminal or not is_current:
+    is_over = draft.status.is_terminal and not sabotaged("write_once")
+    if is_over or not is_current:
         return Place.FENCED
     return Place.NEXT if chunk.first_seq <= draft.next_seq else Place.AHEAD
 
@@ -228,7 +242,7 @@ def deliver_again(draft: Draft, _message: Undelivered) -> None:
 def _append(draft: Draft, chunk: JournalChunk) -> None:
     events = [bytes(event) for event in chunk.events[draft.next_seq - chunk.first_seq :]]
     try:
-        _check_events(events, draft.next_seq)
+        _check_events(events, draft)
         outcome = _outcome(events[-1], chunk.ended_as)
     except InvalidInputError as error:
         # What cannot be stored is lost; its neighbours in the message are not.
@@ -256,12 +270,32 @@ def _fence_and_rerun(draft: Draft, chunk: JournalChunk) -> None:
     draft.run_again(0.0)
 
 
-def _check_events(events: Sequence[Event], first_seq: int) -> None:
-    """Raises InvalidInputError unless these are events numbered from `first_seq`, each on one line."""
-    for number, event in enumerate(events, first_seq):
+def _check_events(events: Sequence[Event], draft: Draft) -> None:
+    """Raises InvalidInputError unless these are the job's next events, each on one line, and tell of its response."""
+    for number, event in enumerate(events, draft.next_seq):
         has_number = event.find(b'"sequence_number":%d,' % number, 0, _NUMBER_WITHIN) > 0
-        if not has_number or not event.startswith(_EVENT_START) or b"\n" in event:
+        if not has_number or not event.startswith(_EVENT_START) or b"\n" in event or b"\r" in event:
             raise InvalidInputError("bad_event", f"expected event {number}")
+        if not _is_text(event):
+            raise InvalidInputError("bad_event", f"event {number} is no text")
+        if type_of(event) in _WITH_RESPONSE and _response_id(event) != to_wire(Prefix.RESPONSE, draft.job_id):
+            raise InvalidInputError("bad_event", f"event {number} tells of another response")
+
+
+def _is_text(event: Event) -> bool:
+    """What the decoder of messages passes over, as it does not look into events."""
+    try:
+        event.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _response_id(event: Event) -> object:
+    try:
+        return response_of(event)["id"]
+    except (KeyError, TypeError, ValueError, msgspec.MsgspecError):
+        return None
 
 
 def _ids(draft: Draft) -> dict[str, str | int]:

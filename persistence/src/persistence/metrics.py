@@ -5,11 +5,12 @@ import time
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from persistence import overview
-from persistence.overview import OpenJobs, OpenState, Queue, Webhooks
+from persistence import overview, tool_pins
+from persistence.overview import DeadLetters, OpenJobs, OpenPurges, OpenState, Queue, Webhooks
+from persistence.tool_pins import ServerChanges
 from shared.db import Database
 from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
 from shared.messaging import Publisher
@@ -44,13 +45,19 @@ class Metrics(Collector):
         try:
             async with asyncio.timeout(_ASK_SECONDS_MAX), self._database.transaction(None) as connection:
                 jobs = await overview.open_jobs(connection)
-                dead_letter_count = await overview.dead_letter_count(connection)
+                dead_letters = await overview.dead_letters(connection)
+                purges = await overview.purges(connection)
                 webhooks = await overview.webhooks(connection)
+                tool_changes = await tool_pins.changes(connection)
         except (DatabaseUnavailableError, TimeoutError):
             return []
-        dead_letters = GaugeMetricFamily("parley_dead_letters", "Messages that were thrown out and are on record.")
-        dead_letters.add_metric([], dead_letter_count)
-        return [*_of_jobs(jobs), dead_letters, *_of_webhooks(webhooks)]
+        return [
+            *_of_jobs(jobs),
+            *_of_dead_letters(dead_letters),
+            *_of_purges(purges),
+            *_of_webhooks(webhooks),
+            *_of_tools(tool_changes),
+        ]
 
     async def _of_broker(self) -> list[Metric]:
         try:
@@ -74,6 +81,29 @@ def _of_jobs(jobs: list[OpenJobs]) -> Iterator[Metric]:
     yield from (counts, ages, due)
 
 
+def _of_dead_letters(dead_letters: list[DeadLetters]) -> Iterator[Metric]:
+    total = GaugeMetricFamily("parley_dead_letters", "Messages that were thrown out and are on record.")
+    total.add_metric([], sum(letters.count for letters in dead_letters))
+    labels = ["queue", "reason", "kind"]
+    counts = GaugeMetricFamily("parley_dead_letters_by_cause", "The same, by where they come from.", labels=labels)
+    ages = GaugeMetricFamily("parley_latest_dead_letter_age_seconds", "Age of the latest of them.", labels=labels)
+    for letters in dead_letters:
+        cause = [letters.queue, letters.reason, letters.kind]
+        counts.add_metric(cause, letters.count)
+        ages.add_metric(cause, letters.latest_seconds)
+    yield from (total, counts, ages)
+
+
+def _of_purges(purges: OpenPurges) -> Iterator[Metric]:
+    for name, text, value in (
+        ("parley_purges_open", "Users whose data are being deleted.", purges.count),
+        ("parley_oldest_purge_age_seconds", "Since when the first of them waits; 0: none.", purges.oldest_seconds),
+    ):
+        family = GaugeMetricFamily(name, text)
+        family.add_metric([], value)
+        yield family
+
+
 def _of_webhooks(webhooks: Webhooks) -> Iterator[Metric]:
     for name, text, value in (
         ("parley_webhook_deliveries_waiting", "Deliveries to be attempted, now or later.", webhooks.waiting_count),
@@ -83,6 +113,19 @@ def _of_webhooks(webhooks: Webhooks) -> Iterator[Metric]:
         family = GaugeMetricFamily(name, text)
         family.add_metric([], value)
         yield family
+
+
+def _of_tools(servers: list[ServerChanges]) -> Iterator[Metric]:
+    changes = CounterMetricFamily(
+        "parley_tool_changes", "How often a server said something else of a tool than was accepted.", labels=["server"]
+    )
+    waiting = GaugeMetricFamily(
+        "parley_tools_not_accepted", "Tools that are not as they were accepted.", labels=["server"]
+    )
+    for server in servers:
+        changes.add_metric([server.server], server.change_count)
+        waiting.add_metric([server.server], server.waiting_count)
+    yield from (changes, waiting)
 
 
 def _of_queues(queues: list[Queue]) -> Iterator[Metric]:

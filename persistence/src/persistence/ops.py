@@ -10,7 +10,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -18,11 +18,14 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from persistence import interventions, lookup, overview
+from persistence import interventions, lookup, overview, tool_pins
 from persistence.announce import Announcer, Dispatcher
+from persistence.purge import Purges, State
 from persistence.settings import PersistenceSettings
 from persistence.writer import Written
 from shared.db import Database, UnsafeRoleError
+from shared.db.audit import Act, ActorKind, audited, command_line, read_log
+from shared.db.purges import find_purge, open_purges, request_purge
 from shared.errors import BrokerUnavailableError, InvalidInputError, RejectedError, UnavailableError
 from shared.ids import Prefix, from_wire, to_wire
 from shared.messaging import Broker, Publisher
@@ -31,6 +34,7 @@ from shared.settings import settings_or_exit
 
 _REASON_CHARS_MAX = 500
 _LIMIT_MAX = 1_000
+_PURGE_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class System:
                 process="ops",
                 partition_count=self._settings.partition_count,
                 publish_timeout_seconds=self._settings.publish_timeout_seconds,
+                ca_file=self._settings.tls_ca_file,
             )
         )
         publisher.start()
@@ -85,6 +90,20 @@ class System:
             yield publisher
         finally:
             await publisher.stop()
+
+    async def purge(self, database: Database, user_id: str, purge_id: UUID) -> None:
+        """Carry on a purge until everything is deleted, waiting a while for running jobs. The service finishes it."""
+        purges = Purges(
+            database,
+            round_seconds=self._settings.purge_round_seconds,
+            settle_seconds=self._settings.purge_settle_seconds,
+        )
+        while True:
+            async with database.transaction(user_id) as connection:
+                purge = await find_purge(connection, user_id, purge_id)
+            if purge is None or purge.finished_at or await purges.carry_on(purge) is not State.WAITING:
+                return
+            await asyncio.sleep(_PURGE_PAUSE_SECONDS)
 
     async def tell(self, database: Database, written: Written) -> str:
         """Publish what a commit made known, as the service does after its own; returns how that went."""
@@ -173,21 +192,21 @@ async def _dead(system: System, asked: argparse.Namespace) -> Answer:
 
 async def _dead_requeue(system: System, asked: argparse.Namespace) -> Answer:
     async with system.database() as database:
-        async with database.transaction(None) as connection:
+        async with audited(database, _act("dead_letter.requeued", asked.dead_letter)) as connection:
             job_id, written = await interventions.requeue_dead(connection, asked.dead_letter)
         return await _changed(system, database, job_id, written)
 
 
 async def _requeue(system: System, asked: argparse.Namespace) -> Answer:
     async with system.database() as database:
-        async with database.transaction(None) as connection:
+        async with audited(database, _act("job.requeued", asked.job)) as connection:
             written = await interventions.requeue(connection, asked.job)
         return await _changed(system, database, asked.job, written)
 
 
 async def _fail(system: System, asked: argparse.Namespace) -> Answer:
     async with system.database() as database:
-        async with database.transaction(None) as connection:
+        async with audited(database, _act("job.failed", asked.job)) as connection:
             written = await interventions.fail(connection, asked.job, asked.reason)
         return await _changed(system, database, asked.job, written)
 
@@ -208,13 +227,68 @@ async def _queues(system: System, _: argparse.Namespace) -> Answer:
     return Answer(queues, _table([("QUEUE", "READY", "CONSUMERS"), *rows]))
 
 
+async def _tools(system: System, asked: argparse.Namespace) -> Answer:
+    async with system.transaction() as connection:
+        tools = await tool_pins.pinned_tools(connection, asked.server)
+    rows = [
+        (tool.server, tool.tool, _state_of(tool), tool.change_count, _shown(tool.seen_at), tool.seen_digest)
+        for tool in tools
+    ]
+    return Answer(tools, _table([("SERVER", "TOOL", "STATE", "CHANGES", "SINCE", "DIGEST"), *rows]))
+
+
+async def _tools_accept(system: System, asked: argparse.Namespace) -> Answer:
+    act = _act("tools.accepted", asked.server if asked.tool is None else f"{asked.server}/{asked.tool}")
+    async with system.database() as database, audited(database, act) as connection:
+        accepted = await tool_pins.accept(connection, asked.server, asked.tool, asked.digest)
+        act.details["tools"] = accepted
+    said = f"accepted: {', '.join(accepted)}" if accepted else "nothing had changed"
+    return Answer({"server": asked.server, "accepted": accepted}, said)
+
+
+async def _tools_forget(system: System, asked: argparse.Namespace) -> Answer:
+    async with system.database() as database, audited(database, _act("tools.forgotten", asked.server)) as connection:
+        count = await tool_pins.forget(connection, asked.server)
+    return Answer({"server": asked.server, "forgotten": count}, f"forgotten: {count}; what it says next is trusted")
+
+
 async def _purge_user(system: System, asked: argparse.Namespace) -> Answer:
     if not asked.yes:
         raise InvalidInputError("not_confirmed", f"this deletes everything of {asked.user!r} for good: add --yes")
+    act = _act("user.purge_requested", asked.user)
     async with system.database() as database:
-        purged = await interventions.purge_user(database, asked.user)
-    counts = [(field.name.replace("_", " "), getattr(purged, field.name)) for field in fields(purged)]
-    return Answer(purged, _table([("DELETED", "ROWS"), *counts]))
+        async with audited(database, act, asked.user) as connection:
+            requested = await request_purge(connection, asked.user, ActorKind.OPS)
+            act.details["purge_id"] = str(requested.id)
+        await system.purge(database, asked.user, requested.id)
+        async with database.transaction(asked.user) as connection:
+            purge = await find_purge(connection, asked.user, requested.id)
+    deleted, is_finished = (purge.deleted, purge.finished_at is not None) if purge else ({}, True)
+    table = _table([("DELETED", "ROWS"), *deleted.items()]) if deleted else "there was nothing"
+    end = "finished" if is_finished else "the service looks again, for what was under way, and finishes it"
+    facts = {"purge": requested.id, "deleted": deleted, "is_finished": is_finished}
+    return Answer(facts, f"{table}\n{end}")
+
+
+async def _purges(system: System, _: argparse.Namespace) -> Answer:
+    async with system.transaction() as connection:
+        purges = await open_purges(connection)
+    rows = [(purge.id, purge.user_id, _shown(purge.created_at), sum(purge.deleted.values())) for purge in purges]
+    return Answer(purges, _table([("PURGE", "USER", "REQUESTED", "DELETED ROWS"), *rows]))
+
+
+async def _audit(system: System, asked: argparse.Namespace) -> Answer:
+    async with system.transaction() as connection:
+        entries = await read_log(connection, before=asked.before, limit=asked.limit)
+    rows = [
+        (one.id, _shown(one.at), one.actor_kind.value, one.actor, one.action, one.target or "-", one.outcome)
+        for one in entries
+    ]
+    return Answer(entries, _table([("ENTRY", "AT", "BY WAY OF", "WHO", "DID", "TO", "OUTCOME"), *rows]))
+
+
+def _act(action: str, target: UUID | str) -> Act:
+    return Act(command_line(), action, target=str(target))
 
 
 # --- What was asked
@@ -239,10 +313,27 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     fail = _add(commands, "fail", _fail, "end a job as failed")
     fail.add_argument("job", type=_job_id, metavar="JOB")
     fail.add_argument("--reason", required=True, type=_reason, metavar="TEXT", help="what its user reads")
+    tools = _add(commands, "tools", _tools, "what tool servers say of their tools, and which of it is not accepted")
+    tools.set_defaults(server=None)
+    of_tools = tools.add_subparsers(metavar="list|accept|forget")
+    tools_list = _add(of_tools, "list", _tools, "the tools on record, those that changed first")
+    tools_list.add_argument("server", nargs="?", metavar="SERVER", help="of this server only")
+    tools_accept = _add(
+        of_tools, "accept", _tools_accept, "trust what a server says now of a tool, or of all its tools"
+    )
+    tools_accept.add_argument("server", metavar="SERVER")
+    tools_accept.add_argument("tool", nargs="?", metavar="TOOL")
+    tools_accept.add_argument("--digest", metavar="sha256:…", help="only if this is what `list` shows")
+    tools_forget = _add(of_tools, "forget", _tools_forget, "trust what a server says next: it was replaced, or is gone")
+    tools_forget.add_argument("server", metavar="SERVER")
     _add(commands, "queues", _queues, "what waits in the queues, and how many consume them")
     purge = _add(commands, "purge-user", _purge_user, "delete everything of a user for good")
     purge.add_argument("user", type=_user, metavar="USER", help="the subject of the user's tokens")
     purge.add_argument("--yes", action="store_true", help="really")
+    _add(commands, "purges", _purges, "which purges are not finished")
+    audit = _add(commands, "audit", _audit, "what administrators did, latest first")
+    audit.add_argument("--before", type=_uuid, metavar="ENTRY", help="only what was before this entry")
+    _add_limit(audit)
     return parser.parse_args(arguments)
 
 
@@ -294,6 +385,12 @@ def _user(text: str) -> str:
 
 
 # --- Text
+
+
+def _state_of(tool: tool_pins.PinnedTool) -> str:
+    if not tool.is_changed:
+        return "accepted"
+    return "new" if tool.is_new else "changed"
 
 
 def _state_line(state: overview.OpenJobs) -> tuple[str, int, str]:

@@ -64,6 +64,48 @@ async def open_jobs(connection: asyncpg.Connection) -> list[OpenJobs]:
     return [found.get(state) or OpenJobs(state, 0, 0.0) for state in OpenState]
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """Those on record of one queue, reason and kind of message; the age is that of the latest."""
+
+    queue: str
+    reason: str
+    kind: str
+    count: int
+    latest_seconds: float
+
+
+async def dead_letters(connection: asyncpg.Connection) -> list[DeadLetters]:
+    rows = await connection.fetch(
+        """
+        select queue, reason, message_kind as kind, count(*) as count,
+               extract(epoch from clock_timestamp() - max(received_at))::double precision as latest_seconds
+        from dead_letters group by queue, reason, message_kind order by queue, reason, message_kind
+        """
+    )
+    return [DeadLetters(**dict(row)) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPurges:
+    """Users whose data are being deleted; the age is that of the oldest request."""
+
+    count: int
+    oldest_seconds: float
+
+
+async def purges(connection: asyncpg.Connection) -> OpenPurges:
+    row = await connection.fetchrow(
+        """
+        select count(*) as count,
+               coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0.0)::double precision
+                   as oldest_seconds
+        from purges where finished_at is null
+        """
+    )
+    return OpenPurges(**dict(row))
+
+
 async def dead_letter_count(connection: asyncpg.Connection) -> int:
     count: int = await connection.fetchval("select count(*) from dead_letters")
     return count

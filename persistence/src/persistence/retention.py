@@ -2,18 +2,22 @@
 
 Long after its end a job's journal is packed into few compressed rows that replay to the same bytes, and its ledger,
 which only a next attempt would read, is deleted. Keys of tool calls, hidden conversations, responses that were not to
-be stored, dead letters and deliveries of webhooks are deleted when their time is over; so are files that were deleted,
-or came within messages that are gone.
+be stored, dead letters, deliveries of webhooks, finished purges and the audit log are deleted when their time is over;
+so are files that were deleted, or came within messages that are gone, and, where an operator wants that, conversations
+in which nothing was said for long.
 Everything is done in small transactions, by one process at a time, and may be done twice.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
+from uuid import UUID
 
 import asyncpg
 
+from persistence.purge import TODAY
 from shared.db import Database, Row
 from shared.db.errors import described
 from shared.db.journal import events_of, packed
@@ -28,7 +32,9 @@ LOCK = 7214003  # of Postgres; any number that nothing else in the database lock
 _JOBS_MAX = 20  # of one transaction, which has their journals in memory one after the other
 _CONVERSATIONS_MAX = 20  # with everything under them
 _ROWS_MAX = 1_000
+_DENIALS_KEPT_SECONDS = 86_400.0  # behind their end: much longer than a gateway can take to see it
 _FILES_MAX = 50  # with their content
+_CLOCKS_APART_SECONDS = 3_600.0  # of the processes that make ids, at most
 
 # Does a part of what is to do; returns how much, 0 when there is nothing more.
 _Part: TypeAlias = Callable[[asyncpg.Connection], Awaitable[int]]
@@ -45,6 +51,9 @@ class Ages:
     dead_letters_kept_seconds: float
     unused_files_kept_seconds: float
     webhook_deliveries_kept_seconds: float
+    conversations_kept_seconds: float | None
+    purges_kept_seconds: float
+    audit_log_kept_seconds: float
 
 
 class Retention:
@@ -70,11 +79,16 @@ class Retention:
             "jobs_rolled_up": self._roll_up,
             "tool_keys_deleted": self._delete_tool_keys,
             "conversations_purged": self._purge_conversations,
+            "silent_conversations_purged": self._purge_silent_conversations,
             "unstored_responses_purged": self._purge_unstored_responses,
             "dead_letters_deleted": self._delete_dead_letters,
             "files_deleted": self._delete_files,
             "inline_files_checked": self._check_inline_files,
             "webhook_deliveries_deleted": self._delete_webhook_deliveries,
+            "denials_deleted": self._delete_denials,
+            "purged_usage_deleted": self._delete_purged_usage,
+            "purges_forgotten": self._delete_purges,
+            "audit_entries_forgotten": self._delete_audit_entries,
         }
         for event, part in parts.items():
             if count := await self._repeat(part):
@@ -146,6 +160,26 @@ class Retention:
             _CONVERSATIONS_MAX,
         )
 
+    async def _purge_silent_conversations(self, connection: asyncpg.Connection) -> int:
+        """As hidden ones. Ids grow with time, so that younger conversations are not looked at."""
+        kept_seconds = self._ages.conversations_kept_seconds
+        if kept_seconds is None:
+            return 0
+        return await _deleted(
+            connection,
+            """
+            delete from conversations where id in (
+                select c.id from conversations c
+                where c.id < $2 and c.updated_at < now() - make_interval(secs => $1)
+                  and not exists (select from jobs j
+                                  where j.conversation_id = c.id and j.status in ('queued', 'in_progress'))
+                order by c.id limit $3 for update skip locked)
+            """,
+            kept_seconds,
+            _first_id_of(time.time() - kept_seconds + _CLOCKS_APART_SECONDS),
+            _CONVERSATIONS_MAX,
+        )
+
     async def _purge_unstored_responses(self, connection: asyncpg.Connection) -> int:
         """Each with the conversation that it was alone in, a while after its end: its client may still be reading."""
         return await _deleted(
@@ -160,6 +194,18 @@ class Retention:
             """,
             self._ages.unstored_responses_kept_seconds,
             _CONVERSATIONS_MAX,
+        )
+
+    async def _delete_denials(self, connection: asyncpg.Connection) -> int:
+        """A while after they are over, or lifted: gateways have to see that first."""
+        return await _deleted(
+            connection,
+            """
+            delete from denials where id in (
+                select id from denials where until < now() - make_interval(secs => $1) order by until limit $2)
+            """,
+            _DENIALS_KEPT_SECONDS,
+            _ROWS_MAX,
         )
 
     async def _delete_dead_letters(self, connection: asyncpg.Connection) -> int:
@@ -187,6 +233,34 @@ class Retention:
             self._ages.webhook_deliveries_kept_seconds,
             _ROWS_MAX,
         )
+
+    async def _delete_purged_usage(self, connection: asyncpg.Connection) -> int:
+        """What a purge had to leave until its day was over."""
+        return await _deleted(
+            connection,
+            f"""
+            delete from usage_by_day where (user_id, day) in (
+                select user_id, day from usage_by_day where purged_at is not null and day < {TODAY} limit $1)
+            """,  # noqa: S608 - our own text
+            _ROWS_MAX,
+        )
+
+    async def _delete_purges(self, connection: asyncpg.Connection) -> int:
+        return await _deleted(
+            connection,
+            """
+            delete from purges where id in (
+                select id from purges where finished_at < now() - make_interval(secs => $1) limit $2)
+            """,
+            self._ages.purges_kept_seconds,
+            _ROWS_MAX,
+        )
+
+    async def _delete_audit_entries(self, connection: asyncpg.Connection) -> int:
+        count: int = await connection.fetchval(
+            "select forget_audit_log($1, $2)", self._ages.audit_log_kept_seconds, _ROWS_MAX
+        )
+        return count
 
     async def _delete_files(self, connection: asyncpg.Connection) -> int:
         """Those that their users deleted, or that expired."""
@@ -255,6 +329,11 @@ def _is_same(rows: list[Row], new: list[tuple[int, int, bytes]]) -> bool:
     return replayed == [event for row in rows for event in events_of(row)]
 
 
-async def _deleted(connection: asyncpg.Connection, statement: str, *arguments: float) -> int:
+def _first_id_of(moment: float) -> UUID:
+    """What UUIDv7s of `moment`, in seconds since the epoch, and later ones are not below."""
+    return UUID(int=max(0, int(moment * 1000)) << 80)
+
+
+async def _deleted(connection: asyncpg.Connection, statement: str, *arguments: float | UUID) -> int:
     status: str = await connection.execute(statement, *arguments)
     return int(status.removeprefix("DELETE "))

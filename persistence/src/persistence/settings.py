@@ -23,6 +23,7 @@ class PersistenceSettings(BrokerSettings, EgressSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8082
 
+    rabbitmq_url: SecretStr = well_known("PERSISTENCE_RABBITMQ_URL", "RABBITMQ_URL")
     database_url: SecretStr = well_known("PERSISTENCE_DATABASE_URL")
     database_pool_size: Annotated[int, Field(ge=2)] = 5
 
@@ -49,11 +50,19 @@ class PersistenceSettings(BrokerSettings, EgressSettings):
     roll_up_after_seconds: Seconds = 3_600.0  # after its end a job's journal is packed and its ledger deleted
     # How long these are kept: keys of tool calls, which no repeat may outlive; hidden conversations; dead letters.
     tool_keys_kept_seconds: Seconds = 7 * 86_400.0
+    conversations_kept_seconds: Seconds | None = None  # since anything was said in them; None: for ever
     deleted_conversations_kept_seconds: Seconds = 30 * 86_400.0
     unstored_responses_kept_seconds: Seconds = 600.0  # after their end
     dead_letters_kept_seconds: Seconds = 30 * 86_400.0
     unused_files_kept_seconds: Seconds = 86_400.0  # that came within messages, when no message refers to them any more
     webhook_deliveries_kept_seconds: Seconds = 7 * 86_400.0  # from the event on, also where they are still waiting
+    purges_kept_seconds: Seconds = 30 * 86_400.0  # that they were, once they are finished
+    # The database itself keeps entries of the last thirty days.
+    audit_log_kept_seconds: Annotated[float, Field(ge=30 * 86_400.0)] = 365 * 86_400.0
+
+    purge_round_seconds: Seconds = 2.0  # between two looks for users to purge
+    # What is under way when a purge begins has so long to end: jobs that run, tool calls. It finishes afterwards.
+    purge_settle_seconds: Annotated[float, Field(ge=0)] = 30.0
 
     # The endpoint of the whole deployment, which hears of the responses of all users; both or none.
     webhook_url: str | None = None
