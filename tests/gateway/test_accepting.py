@@ -49,11 +49,10 @@ async def marked_as_answered(turns: Turns, response: Object) -> None:
 
 
 async def set_job(turns: Turns, response: Object, assignments: str) -> None:
-    async with turns.persistence.transaction(None) as db:
-        await db.execute(
-            f"update jobs set {assignments} where id = $1",  # noqa: S608 - constants
-            from_wire(Prefix.RESPONSE, response["id"]),
-        )
+    await turns.change(
+        f"update jobs set {assignments} where id = $1",  # noqa: S608 - constants
+        from_wire(Prefix.RESPONSE, response["id"]),
+    )
 
 
 async def test_a_message_for_a_busy_conversation_is_refused_where_it_asks_for_that(ada: Caller, turns: Turns) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 
 import jwt
 import pytest
+from prometheus_client import REGISTRY
+from pydantic import SecretStr
 
+from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from shared.settings import Profile
 from tests.gateway.conftest import Caller
@@ -27,8 +30,8 @@ def bearer(secret: str = JWT_SECRET, algorithm: str = "HS256", **changes: object
     return f"Bearer {signed(secret, algorithm, **changes)}"
 
 
-def unsigned() -> str:
-    header, claims = ({"alg": "none", "typ": "JWT"}, {"iss": "parley", "aud": "parley", "sub": "ada", "exp": 9e9})
+def unsigned(algorithm: str = "none") -> str:
+    header, claims = ({"alg": algorithm, "typ": "JWT"}, {"iss": "parley", "aud": "parley", "sub": "ada", "exp": 9e9})
     parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in (header, claims)]
     return ".".join([*parts, ""])
 
@@ -51,6 +54,18 @@ BAD_CREDENTIALS = {
     "no subject": [bearer(sub=None)],
     "empty subject": [bearer(sub="")],
     "subject with a line end": [bearer(sub="a\n")],
+    "unsigned, in other letters": [f"Bearer {unsigned('nOnE')}"],
+    "signature stripped": [bearer().rpartition(".")[0] + "."],
+    "four segments": [f"{bearer()}.e30"],
+    "no audience": [bearer(aud=None)],
+    "no issuer": [bearer(iss=None)],
+    "a prefix of the issuer": [bearer(iss="parl")],
+    "expires in the year 9999": [bearer(exp=253_370_764_800)],
+    "not valid yet": [bearer(nbf=int(time.time()) + 86_400)],
+    "issued in the future": [bearer(iat=int(time.time()) + 86_400)],
+    "subject is a number": [bearer(sub=7)],
+    "subject of 5 kB": [bearer(sub="a" * 5_000)],
+    "subject with NUL": [bearer(sub="a\0")],
     "huge": ["Bearer " + "a" * 60_000],
 }
 
@@ -83,10 +98,41 @@ async def test_the_simple_contract_says_in_its_own_form_that_a_token_has_expired
     assert answer.json()["error"]["error_code"] == "token_expired"
 
 
-async def test_a_token_in_the_address_is_no_credential(stranger: Caller) -> None:
-    answer = await stranger.get("/api/conversations", params={"access_token": signed(), "token": signed()})
+@pytest.mark.parametrize("name", ["access_token", "token", "jwt", "api_key"])
+async def test_a_token_in_the_address_is_refused_and_told_where_it_belongs(
+    stranger: Caller, ada: Caller, name: str
+) -> None:
+    """Also beside a good one: an address gets around, and its token with it."""
+    for who in (stranger, ada):
+        answer = await who.get("/api/conversations", params={name: signed()})
 
-    assert answer.status_code == 401
+        assert answer.status_code == 401
+        assert answer.json()["error"]["error_code"] == "token_in_query"
+        assert "Authorization: Bearer" in answer.json()["error"]["error_message"]
+
+
+async def test_refused_tokens_are_counted_by_what_is_wrong_with_them(stranger: Caller) -> None:
+    def count(reason: str) -> float:
+        return REGISTRY.get_sample_value("parley_gateway_refused_tokens_total", {"reason": reason}) or 0.0
+
+    before = count("audience"), count("missing")
+    await stranger.get("/v1/models", headers={"authorization": bearer(aud="else")})
+    await stranger.get("/v1/models")
+
+    assert (count("audience"), count("missing")) == (before[0] + 1, before[1] + 1)
+
+
+async def test_while_the_secret_is_replaced_tokens_of_the_old_one_are_taken(gateway_settings: GatewaySettings) -> None:
+    changes = {"jwt_secret": SecretStr("n" * 32), "jwt_previous_secrets": (SecretStr(JWT_SECRET),)}
+    app = create_app(gateway_settings.model_copy(update=changes))
+
+    async with app.router.lifespan_context(app), Caller(app, "ada", signed()) as ada:
+        statuses = [
+            (await ada.get("/v1/models", headers={"authorization": bearer(secret=secret)})).status_code
+            for secret in (JWT_SECRET, "n" * 32, "x" * 32)
+        ]
+
+    assert statuses == [200, 200, 401]
 
 
 @pytest.mark.parametrize(

@@ -60,15 +60,17 @@ async def test_a_list_is_read_page_by_page(ada: Caller, turns: Turns) -> None:
     assert sum(pages, []) == made[::-1]  # noqa: RUF017 - four short lists
 
 
-async def test_a_conversation_tells_its_title_its_times_and_what_is_running(ada: Caller, turns: Turns) -> None:
+async def test_a_conversation_tells_its_title_its_times_its_end_and_what_is_running(ada: Caller, turns: Turns) -> None:
     accepted = await turns.ask(ada.user_id, "What is  on my list?")
+    waiting = await turns.ask(ada.user_id, "And then?", accepted.conversation_id)
     conversation_id = to_wire(Prefix.CONVERSATION, accepted.conversation_id)
 
     conversation = object_of(await ada.get(f"/api/conversations/{conversation_id}"))
 
     assert conversation["id"] == conversation_id
     assert conversation["title"] == "What is on my list?"
-    assert conversation["active_response_id"] == accepted.response_id
+    assert conversation["running_response_id"] == accepted.response_id
+    assert conversation["active_response_id"] == waiting.response_id
     assert conversation["created_at"].endswith("Z")
     assert datetime.fromisoformat(conversation["created_at"]) <= datetime.fromisoformat(conversation["updated_at"])
 

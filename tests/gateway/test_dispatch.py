@@ -62,8 +62,7 @@ async def test_a_job_that_a_worker_had_before_the_mark_is_not_marked(
     dispatcher: Dispatcher, turns: Turns, meanwhile: str
 ) -> None:
     turn = await accepted(turns)
-    async with turns.persistence.transaction(None) as db:
-        await db.execute(f"update jobs set {meanwhile} where id = $1", turn.job_id)  # noqa: S608 - constants
+    await turns.change(f"update jobs set {meanwhile} where id = $1", turn.job_id)  # noqa: S608 - constants
 
     await dispatched(dispatcher, turn)
 

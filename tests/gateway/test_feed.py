@@ -157,7 +157,7 @@ async def test_a_title_of_the_users_is_known_as_such(ada: Caller, turns: Turns) 
 async def test_a_response_that_is_not_stored_notes_nothing(ada: Caller, turns: Turns) -> None:
     accepted = await turns.exchange(ada.user_id, "between us", "yes", store=False)
 
-    async with turns.persistence.transaction(None) as db:
+    async with turns.gateway.transaction(ada.user_id) as db:
         count = await db.fetchval(
             "select count(*) from conversation_events where conversation_id = $1", accepted.conversation_id
         )

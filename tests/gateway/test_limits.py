@@ -187,7 +187,7 @@ async def test_a_large_body_holds_its_slot_until_it_is_answered(serve: Serve) ->
 
 
 def test_a_user_may_hold_so_many_streams_and_no_more() -> None:
-    slots = Slots("streams", per_user_max=2)
+    slots = Slots("streams", per_user_max=2, all_max=4)
 
     with slots.take("ada") as first, slots.take("ada"):
         slots.take("bob")

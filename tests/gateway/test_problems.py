@@ -1,5 +1,6 @@
 """What is refused, and how it is said."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,8 +13,10 @@ from structlog.testing import capture_logs
 
 from gateway.app import create_app
 from gateway.problems import AnswerFailedError, install_problems
+from gateway.routes import health
 from gateway.settings import GatewaySettings
 from shared import errors
+from shared.db import Database
 from shared.ids import uuid7
 from shared.settings import Profile
 from tests.gateway.conftest import NO_BROKER, Caller
@@ -161,10 +164,32 @@ async def test_every_fault_of_a_body_is_listed(ada: Caller) -> None:
     assert "5" not in answer.json()["error"]["error_message"]
 
 
+async def test_a_client_may_name_its_request(ada: Caller) -> None:
+    answer = await ada.get("/api/nowhere", headers={"x-request-id": "my-request:1/2"})
+
+    assert answer.headers.get_list("x-request-id") == ["my-request:1/2"]
+    assert answer.json()["error"]["request_id"] == "my-request:1/2"
+
+
+@pytest.mark.parametrize("name", ["", "x" * 129, "a b", "a\tb", "<script>", "a,b"])
+async def test_a_name_that_is_long_or_strange_is_not_taken(ada: Caller, name: str) -> None:
+    answer = await ada.get("/api/nowhere", headers={"x-request-id": name})
+
+    assert answer.headers["x-request-id"].startswith("req_")
+
+
+async def test_no_address_leads_elsewhere(ada: Caller) -> None:
+    """What looks like another host in a path stays a path."""
+    for path in ("/v1/models/", "//evil.example", "/docs/", "/%2f%2fevil.example", "/api//evil.example"):
+        answer = await ada.get(f"http://gateway{path}")
+        assert answer.status_code == 404, path
+        assert "location" not in answer.headers
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/v1/nothing", 404, "not_found"),
+        ("GET", "/v1/no/such/thing", 404, "not_found"),
         ("PUT", "/v1/conversations", 405, "method_not_allowed"),
     ],
 )
@@ -252,6 +277,15 @@ async def test_an_error_of_ours_is_logged_once_with_the_id_that_its_victim_was_g
     assert failures[0]["exc_info"]
 
 
+@pytest.mark.parametrize("path", ["/v1/conversations/canary", "/api/canary/export", "/assets/canary", "/canary"])
+async def test_what_a_client_writes_into_an_address_is_in_no_log(ada: Caller, path: str) -> None:
+    with capture_logs() as logs:
+        await ada.get(f"{path}?canary=canary")
+
+    assert "request" in [entry["event"] for entry in logs]
+    assert "canary" not in str(logs)
+
+
 async def test_an_answer_that_breaks_in_the_middle_is_not_ended_as_if_it_were_whole() -> None:
     app = FastAPI()
     install_problems(app)
@@ -263,6 +297,18 @@ async def test_an_answer_that_breaks_in_the_middle_is_not_ended_as_if_it_were_wh
 
     with pytest.raises(ZeroDivisionError), capture_logs():
         await Caller(app, "", None).get("/broken")
+
+
+async def test_probes_at_the_same_time_share_one_connection(database_urls: dict[str, str]) -> None:
+    database = await Database.connect(database_urls["parley_gateway"], application_name="probed", pool_size=5)
+    try:
+        assert all(await asyncio.gather(*(health._answers(database) for _ in range(50))))  # noqa: SLF001
+        async with database.connection() as connection:
+            count = await connection.fetchval("select count(*) from pg_stat_activity where application_name = 'probed'")
+    finally:
+        await database.close()
+
+    assert count == 1
 
 
 async def test_without_postgres_the_answer_is_503_and_all_is_well_when_it_is_back(
@@ -310,7 +356,7 @@ async def test_the_openapi_document_describes_our_errors_and_not_fastapis(ada: C
         assert operation["tags"]
         if not path.startswith("/health"):
             assert "401" in operation["responses"], path
-            assert operation["security"] == [{"HTTPBearer": []}], path
+            assert {"HTTPBearer": []} in operation["security"], path
 
 
 async def test_documents_are_shown_in_the_local_profile_only() -> None:

@@ -108,6 +108,34 @@ async def test_a_snippet_shows_the_latest_message_that_was_found(ada: Caller, tu
     assert object_of(await ada.get("/v1/conversations"))["data"][0]["snippet"] is None
 
 
+async def test_what_was_found_says_which_message_it_is_and_which_of_its_words_were_meant(
+    ada: Caller, turns: Turns
+) -> None:
+    said = await turns.exchange(ada.user_id, "There is *milk* \ue000here\ue001, and MILKshake", "Noted.")
+    conversation_id = to_wire(Prefix.CONVERSATION, said.conversation_id)
+    items = object_of(await ada.get(f"/v1/conversations/{conversation_id}/items?order=asc"))["data"]
+    await ada.post("/v1/conversations", json={"items": [{"role": "user", "content": "More milk"}]})
+    await a_conversation(turns, ada, "Hello")
+    [titled] = [one["id"] for one in object_of(await ada.get("/v1/conversations?search=hello"))["data"]]
+    await ada.post(f"/v1/conversations/{titled}", json={"title": "Of milk"})
+
+    in_title, added, in_branch = object_of(await ada.get("/v1/conversations?search=milk"))["data"]
+
+    assert in_title["match"] is None
+    assert added["match"]["response_id"] is None
+    assert in_branch["match"] == {
+        "item_id": items[0]["id"],
+        "response_id": said.response_id,
+        "snippet": [
+            {"text": "There is *", "is_match": False},
+            {"text": "milk", "is_match": True},
+            {"text": "* here, and ", "is_match": False},
+            {"text": "MILKshake", "is_match": True},
+        ],
+    }
+    assert in_branch["snippet"] == "There is *milk* here, and MILKshake"
+
+
 async def test_a_search_finds_nothing_of_others_nothing_deleted_and_nothing_archived_unasked(
     ada: Caller, bob: Caller, turns: Turns
 ) -> None:
@@ -168,7 +196,7 @@ async def test_without_a_search_the_words_are_shown_to_nobody(ada: Caller, turns
 # --- plans ----------------------------------------------------------------------------------------------------------
 
 _TURN_COUNT = 500  # of the long conversation, with two messages each
-_TABLES = "conversations, jobs, messages, tool_calls, items, message_words, conversation_events"
+_TABLES = "conversations, jobs, messages, tool_calls, items, message_words, conversation_events, feedback"
 _USER_COUNT = 15  # who have 50 conversations of 8 turns
 
 
@@ -209,7 +237,7 @@ async def crowd(turns: Turns, database_urls: dict[str, str]) -> Crowd:
 
 
 async def _fill(owner: asyncpg.Connection, user_id: str, *, conversation_ids: list[UUID], turn_count: int) -> None:
-    """Turns of two messages, a tool call and a reasoning item; in every tenth, the messages say "needle"."""
+    """Turns of two messages, a tool call, a reasoning item and feedback; in every tenth, the messages say "needle"."""
     async with owner.transaction():
         await owner.execute("select set_config('app.user_id', $1, true)", user_id)
         for statement in (
@@ -244,6 +272,10 @@ async def _fill(owner: asyncpg.Connection, user_id: str, *, conversation_ids: li
                                     tool_name, parameters, status)
             select gen_random_uuid(), conversation_id, id, $2, turn, 1, 'x', 's', 't', '{}', 'completed'
             from jobs where conversation_id = any($1) and turn <= $3
+            """,
+            """
+            insert into feedback (job_id, conversation_id, user_id, rating)
+            select id, conversation_id, $2, 'positive' from jobs where conversation_id = any($1) and turn <= $3
             """,
             """
             update conversations c
@@ -402,7 +434,7 @@ async def test_a_search_asks_the_index_of_words_and_reads_little_of_what_others_
     assert {to_wire(Prefix.CONVERSATION, one) for one in (crowd.long_id, crowd.forked_id)} == {
         one.id for one in run.conversations
     }
-    assert all("needle" in snippet for snippet in run.snippets.values())
+    assert all("needle" in found.snippet for found in run.found.values())
     assert explaining.scanned_whole == set()
     assert "message_words_search" in explaining.indexes
     assert explaining.rows_of("message_words") <= 2 * (2 * _TURN_COUNT // 10 * 2)

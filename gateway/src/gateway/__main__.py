@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gateway.app import create_app
+from gateway.app import create_app, create_internal_app
 from gateway.http_server import listening_socket, server_of
 from gateway.settings import GatewaySettings
 from shared.faults import configure_faults
@@ -15,7 +15,8 @@ def main() -> None:
     configure_logging("gateway", settings)
     configure_faults(settings)
     stopping = asyncio.Event()
-    server = server_of(create_app(settings, stopping), settings, stopping)
+    app = create_app(settings, stopping)
+    server = server_of(app, settings, stopping, internal_app=create_internal_app(app))
     server.run(sockets=[listening_socket(server.config, settings.send_timeout_seconds)])
 
 

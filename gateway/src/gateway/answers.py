@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from uuid import UUID
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from gateway.auth import User
+from gateway.denials import Denials
 from gateway.dispatch import Dispatcher
 from gateway.limits import OpenJobs, Slot, Slots
 from gateway.live import Live
@@ -25,15 +27,17 @@ from shared.states import JobStatus
 class Answers:
     """Everything that happens to a turn, as seen by clients."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what it works with
         self,
         database: Database,
         dispatcher: Dispatcher,
         live: Live,
         settings: GatewaySettings,
         stopping: asyncio.Event,
+        denials: Denials,
     ) -> None:
         self._database = database
+        self._denials = denials
         self._dispatcher = dispatcher
         self._live = live
         self._settings = settings
@@ -44,8 +48,8 @@ class Answers:
             tokens_per_day_max=settings.tokens_per_day_max,
             retry_window_seconds=settings.retry_window_seconds,
         )
-        self._streams = Slots("streams", settings.streams_per_user_max)
-        self._waits = Slots("waits", settings.waits_per_user_max)
+        self._streams = Slots("streams", per_user_max=settings.streams_per_user_max, all_max=settings.streams_max)
+        self._waits = Slots("waits", per_user_max=settings.waits_per_user_max, all_max=settings.waits_max)
         # Some connections stay free for accepting, however many streams read at once.
         self._journal_reads = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
 
@@ -232,7 +236,8 @@ class Answers:
         slot: Slot,
         on_begun: Callable[[], None] | None = None,
     ) -> EventStream:
-        return EventStream(batches, self._stopping, StreamLimits.of(self._settings, user), slot, on_begun)
+        limits = StreamLimits.of(self._settings, user)
+        return EventStream(batches, self._stopping, partial(self._denials.watch, user), limits, slot, on_begun)
 
 
 def previous_response_not_found() -> NotFoundError:

@@ -6,32 +6,50 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
-from gateway import openapi
+from gateway import metrics, openapi
 from gateway.answers import Answers
+from gateway.auth import Authenticator
 from gateway.completions import Completions
+from gateway.cors import cors_options
+from gateway.denials import Denials
 from gateway.deps import Services
 from gateway.dispatch import Dispatcher
 from gateway.feed import Feeds
+from gateway.headers import SecurityHeaders
+from gateway.keys import ProviderKeys
 from gateway.limits import Slots
 from gateway.live import Live
 from gateway.problems import install_problems
+from gateway.rates import AddressRates, Rates, RequestRates
 from gateway.routes import (
+    account,
+    admin,
     chat,
     chat_completions,
     conversations,
+    docs,
+    feedback,
     files,
     health,
     models,
+    page,
     responses,
+    shares,
     tasks,
     usage,
     v1_conversations,
     webhooks,
 )
+from gateway.routes import (
+    sessions as session_routes,
+)
+from gateway.sessions import Sessions
 from gateway.settings import GatewaySettings
 from shared.db import Database
-from shared.messaging import Broker, Publisher
+from shared.messaging import CANCELS, Broker, Publisher
+from shared.settings import Profile
 from shared.tool_servers import tool_servers_or_exit
 
 
@@ -41,6 +59,7 @@ def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        _build_routes(app)
         async with open_services(settings, stopping) as services:
             app.state.services = services
             yield
@@ -49,25 +68,66 @@ def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None)
         **openapi.DOCUMENT,
         lifespan=lifespan,
         redirect_slashes=False,
-        docs_url="/docs" if settings.shows_docs else None,
+        docs_url=None,
         redoc_url=None,
-        openapi_url="/openapi.json" if settings.shows_docs else None,
+        openapi_url=docs.OPENAPI_PATH if settings.shows_docs else None,
     )
-    install_problems(app)
+    app.state.rates = RequestRates(settings)
+    _install_middleware(app, settings)
     app.include_router(health.router)
+    if settings.shows_docs:
+        app.include_router(docs.router)
+    if settings.shows_metrics:
+        app.add_api_route("/metrics", metrics.answer_metrics, include_in_schema=False)
     app.include_router(responses.router)
+    app.include_router(feedback.router)
     app.include_router(v1_conversations.router)
     app.include_router(v1_conversations.events_router)
+    app.include_router(shares.router)
+    app.include_router(shares.public_router)
     app.include_router(models.router)
     app.include_router(usage.router)
     app.include_router(files.router)
     app.include_router(chat_completions.router)
     app.include_router(webhooks.router)
+    app.include_router(session_routes.router)
+    if settings.profile is Profile.LOCAL:
+        app.include_router(session_routes.dev_router)
+    app.include_router(admin.router)
     # The longer prefix first, or `/api/{user_id}/chat` would take `v1` for a user.
     for prefix in ("/api/v1", "/api"):
-        for noun in (chat, conversations, tasks):
+        for noun in (chat, conversations, tasks, account):
             app.include_router(noun.router, prefix=prefix, include_in_schema=prefix == "/api")
+    app.include_router(page.page_router(settings))
     return app
+
+
+def _build_routes(app: FastAPI) -> None:
+    """FastAPI builds the routes of a router when it is first asked for one, which holds up that request and all others.
+
+    An address that is nowhere asks all of them.
+    """
+    nowhere = {"type": "http", "method": "GET", "path": "/nowhere/at/all", "headers": []}
+    for route in app.router.routes:
+        route.matches(dict(nowhere))
+
+
+def _install_middleware(app: FastAPI, settings: GatewaySettings) -> None:
+    """Each is around those before it: also what only `RequestContext` can answer has its headers."""
+    app.add_middleware(AddressRates, rates=app.state.rates)
+    install_problems(app)
+    app.add_middleware(CORSMiddleware, **cors_options(settings.allowed_origins))
+    app.add_middleware(SecurityHeaders, is_https=(settings.public_url or "").startswith("https://"))
+
+
+def create_internal_app(app: FastAPI) -> FastAPI:
+    """What `app` tells of itself to whoever operates it, to be served on a port of its own."""
+    internal = FastAPI(openapi_url=None)
+    internal.state = app.state
+    internal.include_router(health.router)
+    internal.add_api_route("/metrics", metrics.answer_metrics)
+    install_problems(internal)
+    return internal
 
 
 @asynccontextmanager
@@ -79,6 +139,9 @@ async def open_services(settings: GatewaySettings, stopping: asyncio.Event) -> A
         process=f"gateway-{os.getpid()}",
         partition_count=settings.partition_count,
         publish_timeout_seconds=settings.publish_timeout_seconds,
+        ca_file=settings.tls_ca_file,
+        declares=False,
+        journal_exchange=CANCELS,
     )
     database = await Database.connect(
         settings.database_url.get_secret_value(),
@@ -86,9 +149,16 @@ async def open_services(settings: GatewaySettings, stopping: asyncio.Event) -> A
         pool_size=settings.database_pool_size,
         command_seconds=settings.database_seconds_max,
     )
-    completions = Completions(database, settings, stopping)
+    denials = Denials(database, settings)
+    await denials.start()
+    provider_keys = ProviderKeys(settings) if settings.jwt_jwks_url is not None else None
+    sessions = Sessions(settings)
+    completions = Completions(database, settings, stopping, denials)
     publisher, live = Publisher(broker), Live(broker)
     dispatcher = Dispatcher(publisher, database)
+    watching = asyncio.create_task(metrics.watch_loop())
+    if provider_keys is not None:
+        provider_keys.start()
     publisher.start()
     live.start()
     dispatcher.start()
@@ -97,15 +167,33 @@ async def open_services(settings: GatewaySettings, stopping: asyncio.Event) -> A
             settings=settings,
             database=database,
             publisher=publisher,
-            answers=Answers(database, dispatcher, live, settings, stopping),
-            feeds=Feeds(database, dispatcher, live, settings, stopping),
-            transfers=Slots("transfers", settings.transfers_per_user_max),
+            answers=Answers(database, dispatcher, live, settings, stopping, denials),
+            feeds=Feeds(database, dispatcher, live, settings, stopping, denials),
+            transfers=Slots("transfers", per_user_max=settings.transfers_per_user_max, all_max=settings.transfers_max),
+            exports=Slots("exports", per_user_max=settings.exports_per_user_max, all_max=settings.exports_max),
             completions=completions,
+            authenticator=Authenticator(settings, provider_keys, sessions),
+            sessions=sessions,
+            denials=denials,
+            logins=Rates(
+                "logins",
+                per_second_max=settings.logins_per_minute_max / 60,
+                burst_max=settings.logins_per_minute_max,
+            ),
+            share_reads=Rates(
+                "share_reads",
+                per_second_max=settings.share_reads_per_minute_max / 60,
+                burst_max=settings.share_reads_per_minute_max,
+            ),
             tool_servers=tool_servers,
         )
     finally:
+        watching.cancel()
         await dispatcher.stop()
         await live.stop()
         await publisher.stop()
         await completions.close()
+        if provider_keys is not None:
+            await provider_keys.stop()
+        await denials.stop()
         await database.close()

@@ -88,6 +88,19 @@ async def newest_descendant(db: Any, user_id: str, conversation_id: UUID, job_id
     return newest
 
 
+async def is_busy(db: Any, user_id: str, conversation_id: UUID) -> bool:
+    """Whether a response of the conversation is queued or running: its tree still grows."""
+    found: bool = await db.fetchval(
+        """
+        select exists (select from jobs where conversation_id = $1 and user_id = $2
+                                          and status in ('queued', 'in_progress'))
+        """,
+        conversation_id,
+        user_id,
+    )
+    return found
+
+
 async def list_responses(db: Any, conversation: Row, wanted: ResponsesAfter) -> list[JsonObject]:
     """One response more than the limit, where there are so many. Raises NotFoundError where there is no `after`."""
     user_id, conversation_id = conversation["user_id"], conversation["id"]
@@ -104,9 +117,10 @@ async def list_responses(db: Any, conversation: Row, wanted: ResponsesAfter) -> 
             raise NotFoundError("not_found", "No such response in this conversation.", param="after")
     rows = await db.fetch(
         f"""
-        select id, user_id, parent_job_id, turn, status, created_at from jobs
-        where conversation_id = $1 and user_id = $2 and deleted_at is null and turn {beyond} $3
-        order by turn {direction} limit $4
+        select j.id, j.user_id, j.parent_job_id, j.turn, j.status, j.created_at, f.rating, f.reason
+        from jobs j left join feedback f on f.job_id = j.id and f.user_id = $2
+        where j.conversation_id = $1 and j.user_id = $2 and j.deleted_at is null and j.turn {beyond} $3
+        order by j.turn {direction} limit $4
         """,  # noqa: S608 - constants
         conversation_id,
         user_id,
@@ -124,6 +138,7 @@ async def list_responses(db: Any, conversation: Row, wanted: ResponsesAfter) -> 
             "created_at": int(row["created_at"].timestamp()),
             "is_active": active_turns is None or row["turn"] in active_turns,
             "sibling_ids": [to_wire(Prefix.RESPONSE, job_id) for job_id in siblings[row["parent_job_id"]]],
+            "feedback": {"rating": row["rating"], "reason": row["reason"]} if row["rating"] else None,
         }
         for row in rows
     ]

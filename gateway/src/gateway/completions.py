@@ -1,10 +1,11 @@
 """Chat completions: a stateless pass to the model endpoint, whole or as a stream. Nothing is stored but the usage."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx2
@@ -13,6 +14,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.auth import User
+from gateway.denials import Denials
 from gateway.limits import Slot, Slots
 from gateway.model_endpoint import Answer, ModelEndpoint, Usage, cut_stream, late_answer, new_completion_id
 from gateway.problems import openai_error, problem_of
@@ -51,12 +54,17 @@ class Completion:
 class Completions:
     """Everything that happens to a completion. One per process: it holds the connections; `close` it at the end."""
 
-    def __init__(self, database: Database, settings: GatewaySettings, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, database: Database, settings: GatewaySettings, stopping: asyncio.Event, denials: Denials
+    ) -> None:
         self._database = database
+        self._denials = denials
         self._settings = settings
         self._stopping = stopping
         self._endpoint = ModelEndpoint(settings)
-        self._slots = Slots("completions", settings.completions_per_user_max)
+        self._slots = Slots(
+            "completions", per_user_max=settings.completions_per_user_max, all_max=settings.completions_max
+        )
         self._notes: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -103,8 +111,8 @@ class Completions:
         await asyncio.shield(self._note(spent))
         return answer.rendered("chat.completion", completion.agent, new_completion_id(), with_usage=True)
 
-    async def stream(self, completion: Completion, receive: Receive, slot: Slot) -> "CompletionStream":
-        """The completion as a stream; `slot` is given back at its end.
+    async def stream(self, user: User, completion: Completion, receive: Receive, slot: Slot) -> "CompletionStream":
+        """The completion as a stream, until `user` is shut out; `slot` is given back at its end.
 
         Begins when the endpoint does, or where that takes long, with a heartbeat. Raises as `whole` for what fails
         before; what fails later is told within the stream.
@@ -119,7 +127,8 @@ class Completions:
             await _give_up(asking)
             raise
         frames = self._frames(asking, completion)
-        return CompletionStream(frames, asking, slot, self._settings.send_timeout_seconds)
+        watch = partial(self._denials.watch, user)
+        return CompletionStream(frames, asking, watch, slot, self._settings.send_timeout_seconds)
 
     async def _whole(self, completion: Completion) -> Answer:
         seconds_max = self._settings.completion_seconds_max
@@ -258,13 +267,17 @@ class CompletionStream(Response):
         self,
         frames: AsyncGenerator[bytes, None],
         asking: asyncio.Task[httpx2.Response],
+        watch: Callable[[], "asyncio.Future[None]"],
         slot: Slot,
         send_timeout_seconds: float,
     ) -> None:
-        """What `asking` gives, which `frames` are read from, is closed at the end, and `slot` given back."""
+        """What `asking` gives, which `frames` are read from, is closed at the end, and `slot` given back. `watch` gives
+        what is done once the user is shut out.
+        """
         super().__init__()
         self._frames = frames
         self._asking = asking
+        self._watch = watch
         self._slot = slot
         self._send_timeout_seconds = send_timeout_seconds
 
@@ -272,13 +285,13 @@ class CompletionStream(Response):
         with self._slot:
             pump = asyncio.create_task(self._pump(send))
             gone = asyncio.create_task(disconnected(receive))
-            ends: tuple[asyncio.Task[None], ...] = (pump, gone)
+            ends: tuple[asyncio.Future[None], ...] = (pump, gone, self._watch())
             try:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for task in ends:
                     task.cancel()
-                outcome, _ = await asyncio.gather(*ends, return_exceptions=True)
+                outcome, *_ = await asyncio.gather(*ends, return_exceptions=True)
                 await _give_up(self._asking)
         if isinstance(outcome, TimeoutError):
             log.info("stream_closed", cause="slow reader")

@@ -8,11 +8,13 @@ a user tells which conversations were touched, right now; whoever connects loads
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 import msgspec
 
 from gateway.auth import User
+from gateway.denials import Denials
 from gateway.dispatch import Dispatcher
 from gateway.limits import Slots
 from gateway.live import Live
@@ -89,20 +91,22 @@ class ConversationLog:
 class Feeds:
     """The feeds of this gateway, and how changes made here become known to those at all gateways."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what it works with
         self,
         database: Database,
         dispatcher: Dispatcher,
         live: Live,
         settings: GatewaySettings,
         stopping: asyncio.Event,
+        denials: Denials,
     ) -> None:
         self._database = database
+        self._denials = denials
         self._dispatcher = dispatcher
         self._live = live
         self._settings = settings
         self._stopping = stopping
-        self._slots = Slots("feeds", settings.feeds_per_user_max)
+        self._slots = Slots("feeds", per_user_max=settings.feeds_per_user_max, all_max=settings.feeds_max)
         # Streams of responses have half of the connections; some stay free for accepting, however many read at once.
         self._reads = asyncio.Semaphore(max(1, settings.database_pool_size // 4))
 
@@ -133,7 +137,8 @@ class Feeds:
 
     def _stream(self, user: User, batches: AsyncGenerator[Sequence[Event], None]) -> EventStream:
         slot = self._slots.take(user.id)
-        return EventStream(batches, self._stopping, StreamLimits.of(self._settings, user), slot)
+        limits = StreamLimits.of(self._settings, user)
+        return EventStream(batches, self._stopping, partial(self._denials.watch, user), limits, slot)
 
 
 def _touch(touched: Touched) -> Event:

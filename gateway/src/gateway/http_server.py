@@ -6,37 +6,75 @@ Nobody is known at that point, so that everybody can send. An application cannot
 import asyncio
 import socket
 import sys
+from contextlib import AbstractContextManager, nullcontext
+from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway import metrics
+from gateway.headers import API_HEADERS
+from gateway.problems import Problem, render
 from gateway.settings import GatewaySettings
+from shared.ids import uuid7
 from shared.observability import get_logger
 
 log = get_logger()
 
-_HEAD_TOO_LARGE = "431 Request Header Fields Too Large"
-_HEAD_TOO_SLOW = "408 Request Timeout"
+_REFUSED_CONNECTIONS_MAX = 100  # that are told so at the same time; more are broken without a word
+_FRAMING_PER_BODY_BYTE = 16  # the smallest chunk has one byte of six
+
+_HEAD_TOO_LARGE = Problem(
+    status=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    code="head_too_large",
+    message="The request's address and headers are too large.",
+)
+_HEAD_TOO_SLOW = Problem(
+    status=HTTPStatus.REQUEST_TIMEOUT, code="head_too_slow", message="The request's headers did not arrive in time."
+)
+_MALFORMED = Problem(status=HTTPStatus.BAD_REQUEST, code="malformed_request", message="This is no valid HTTP request.")
+_TOO_MANY_CONNECTIONS = Problem(
+    status=HTTPStatus.SERVICE_UNAVAILABLE,
+    code="too_many_connections",
+    message="Too many connections are open; please try again a little later.",
+    retry_after_seconds=5,
+)
 
 
-def server_of(app: Any, settings: GatewaySettings, stopping: asyncio.Event) -> "Server":
-    """A server of `app`; `stopping` is set as soon as it is told to stop."""
-    config = uvicorn.Config(
+def server_of(
+    app: Any, settings: GatewaySettings, stopping: asyncio.Event, *, internal_app: Any | None = None
+) -> "Server":
+    """A server of `app`; `stopping` is set as soon as it is told to stop.
+
+    `internal_app` is served with it, where the settings name a port for it.
+    """
+    config = _config(app, settings, host=settings.host, port=settings.port)
+    if settings.metrics_port is None:
+        return Server(config, stopping)
+    internal = _config(internal_app, settings, host=settings.metrics_host, port=settings.metrics_port, lifespan="off")
+    return Server(config, stopping, Companion(internal))
+
+
+def _config(app: Any, settings: GatewaySettings, **more: Any) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
         ws="none",
-        http=_http_protocol(settings.head_bytes_max, settings.head_seconds_max),
-        limit_concurrency=settings.connections_max,
+        http=_http_protocol(settings),
+        # uvicorn would believe a proxy on this machine, and whom a variable of the environment names.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=sorted(settings.trusted_proxies),
         access_log=False,
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_seconds,
+        **more,
     )
-    return Server(config, stopping)
 
 
 def listening_socket(config: uvicorn.Config, send_timeout_seconds: float) -> socket.socket:
@@ -51,90 +89,194 @@ def listening_socket(config: uvicorn.Config, send_timeout_seconds: float) -> soc
     return listener
 
 
-class Server(uvicorn.Server):
-    """Tells open streams of a stop as soon as it is asked for; uvicorn waits for them before it says so itself."""
+class Companion(uvicorn.Server):
+    """A server beside another one of the process, which alone hears signals."""
 
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+class Server(uvicorn.Server):
+    """Tells open streams of a stop as soon as it is asked for; uvicorn waits for them before it says so itself.
+
+    `companion` is there from its start to its end.
+    """
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event, companion: Companion | None = None) -> None:
         super().__init__(config)
         self._stopping = stopping
+        self.companion = companion
+        self._companion_runs: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.companion is not None:
+            self._companion_runs = asyncio.create_task(self.companion.serve())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.companion is not None and self._companion_runs is not None:
+            self.companion.should_exit = True
+            await self._companion_runs
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._loop.call_soon_threadsafe(self._stopping.set)
         super().handle_exit(sig, frame)
 
 
-def _http_protocol(head_bytes_max: int, head_seconds_max: float) -> type[asyncio.Protocol]:
+def _http_protocol(settings: GatewaySettings) -> type[asyncio.Protocol]:
     """uvicorn takes a class and makes the protocols itself, so that their limits are the class's."""
-    limits = {"head_bytes_max": head_bytes_max, "head_seconds_max": head_seconds_max}
-    return type("BoundedHttpProtocol", (_BoundedHttpProtocol,), limits)
+    return type("BoundedHttpProtocol", (_BoundedHttpProtocol,), {"limits": settings})
+
+
+class _TooManyWaitingError(Exception):
+    """More requests came on a connection than may wait there."""
 
 
 class _BoundedHttpProtocol(HttpToolsProtocol):
-    """A connection whose request heads (the line and the headers) have a greatest length, and a time to arrive in."""
+    """A connection whose request heads (the line and the headers) have a greatest length, and a time to arrive in.
 
-    head_bytes_max: int
-    head_seconds_max: float
+    So do bodies that nobody reads any more, and what comes with the chunks of a body: their extensions, its trailers.
+    """
+
+    limits: GatewaySettings
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self._served_app = self.app
+        self.url = b""
         self._is_in_head = True
         self._heads_count = 0
         self._head_bytes = 0  # of a head that is not whole yet
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._body_bytes = 0  # of a body that is not whole yet: what it says
+        self._framing_bytes = 0  # and all that came with it
+        self._timer: asyncio.TimerHandle | None = None
+        self._answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_timer()
+        metrics.CONNECTIONS.inc()
+        if len(self.connections) > self.limits.connections_max + _REFUSED_CONNECTIONS_MAX:
+            metrics.REFUSED.labels(_TOO_MANY_CONNECTIONS.code).inc()
+            transport.abort()
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        metrics.CONNECTIONS.dec()
         self._stop_timer()
+        if self._answered is not None:
+            # uvicorn tells the last request that came, and not the one before it that is being answered.
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        was_in_head, heads_count = self._is_in_head, self._heads_count
+        was_in_head, heads_count, body_bytes = self._is_in_head, self._heads_count, self._body_bytes
         super().data_received(data)
-        if self.transport.is_closing() or not self._is_in_head:
+        if self.transport.is_closing():
             return
-        if was_in_head and self._heads_count == heads_count:
+        is_same_request = self._heads_count == heads_count
+        if not self._is_in_head:
+            if is_same_request:
+                self._framing_bytes += len(data) - (self._body_bytes - body_bytes)
+            if self._framing_bytes > self.limits.head_bytes_max + _FRAMING_PER_BODY_BYTE * self._body_bytes:
+                self._refuse(_HEAD_TOO_LARGE)
+            return
+        if was_in_head and is_same_request:
             self._head_bytes += len(data)
-        if self._head_bytes > self.head_bytes_max:
+        if self._head_bytes > self.limits.head_bytes_max:
             self._refuse(_HEAD_TOO_LARGE)
-        elif self._is_idle and self._head_timer is None:
-            self._start_timer()
+        elif self._is_idle and self._timer is None:
+            self._await_head()
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self._heads_count += 1
-        self._head_bytes = 0
+        self._head_bytes = self._body_bytes = self._framing_bytes = 0
         self._stop_timer()
+        if len(self.pipeline) >= self.limits.pipelined_requests_max:
+            raise _TooManyWaitingError  # the parser ends, and with it the connection
+        is_one_too_many = len(self.connections) > self.limits.connections_max
+        self.app = _refuse_connection if is_one_too_many else self._served_app
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._is_in_head = True  # of the next request, if one comes
+        self._stop_timer()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._is_in_head and not self.transport.is_closing():
+            # Every byte of a body puts off uvicorn's own timer, also of one that nobody reads any more.
+            self._stop_timer()
+            self._timer = self.loop.call_later(self.limits.head_seconds_max, self.transport.close)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        self._refuse(_MALFORMED)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing to say: the request is answered as if it did not ask for another protocol."""
 
     @property
     def _is_idle(self) -> bool:
         """Whether no answer is under way. (Between two requests uvicorn's own timer runs.)"""
         return self.cycle is None or self.cycle.response_complete
 
-    def _start_timer(self) -> None:
-        self._head_timer = self.loop.call_later(self.head_seconds_max, self._refuse, _HEAD_TOO_SLOW)
+    @property
+    def _has_said_nothing(self) -> bool:
+        """Whether the client has got no part of an answer that it still waits for, and waits for no other."""
+        return not self.pipeline and (self._is_idle or not self.cycle.response_started)
+
+    def _await_head(self) -> None:
+        self._timer = self.loop.call_later(self.limits.head_seconds_max, self._refuse, _HEAD_TOO_SLOW)
 
     def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _refuse(self, status: str) -> None:
+    def _refuse(self, problem: Problem) -> None:
         self._stop_timer()
         if self.transport.is_closing():
             return
-        log.info("request_refused", status=status)
-        if self._is_idle and (self._heads_count or self._head_bytes):
-            self.transport.write(f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode())
+        log.info("request_refused", status=int(problem.status), code=problem.code)
+        # To whom has sent nothing there is nothing to answer.
+        if self._has_said_nothing and (self._heads_count or self._head_bytes or problem is not _HEAD_TOO_SLOW):
+            self.transport.write(_raw_answer(self.url, problem))
+        else:
+            metrics.REFUSED.labels(problem.code).inc()
         self.transport.close()
+
+
+async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that answers that there are too many connections."""
+    await _answer(scope, _TOO_MANY_CONNECTIONS)(scope, receive, send)
+
+
+def _raw_answer(url: bytes, problem: Problem) -> bytes:
+    """The whole answer to a request that no application sees, for `url` as far as it is known."""
+    answer = _answer({"path": url.decode("latin-1")}, problem)
+    status = HTTPStatus(answer.status_code)
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode()]
+    lines += [name + b": " + value for name, value in answer.raw_headers]
+    return b"\r\n".join([*lines, b"", bytes(answer.body)])
+
+
+def _answer(scope: Scope, problem: Problem) -> JSONResponse:
+    request_id = f"req_{uuid7().hex}"
+    scope["state"] = {"request_id": request_id}
+    return render(scope, problem, {**API_HEADERS, "x-request-id": request_id, "connection": "close"})

@@ -11,11 +11,12 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from gateway.deps import services_of, user_of
+from gateway.auth import User
+from gateway.deps import identify, rates_of, services_of
 from gateway.limits import announced_length, arriving, body_chunks, decode_json, read_body
 from gateway.problems import UnsupportedMediaTypeError
 from gateway.settings import GatewaySettings
-from shared.errors import InvalidInputError
+from shared.errors import InvalidInputError, NotAuthenticatedError, PermissionDeniedError
 
 _FORM_FIELDS_MAX = 8
 _FORM_FIELD_BYTES_MAX = 4_096
@@ -44,21 +45,27 @@ class UserRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def take_in(request: Request) -> Response:
-            user_of(request)
+            user = await _admit(request)
             _check_address(request)
-            if self.body_field is None:
-                return await handle(request)
-            services = services_of(request)
-            settings = services.settings
-            limits = self.body_limits(settings)
-            if _is_small(request, limits, settings):
-                limits = BodyLimits(limits.bytes_max, settings.body_seconds_max)
-                return await handle(await self._read(request, limits))
-            # The body is in memory until there is an answer, so that its slot is held as long.
-            with services.transfers.take(user_of(request).id):
-                return await handle(await self._read(request, limits))
+            async with services_of(request).denials.guarded(user):
+                return await self._take_in(request, user, handle)
 
         return take_in
+
+    async def _take_in(
+        self, request: Request, user: User, handle: Callable[[Request], Coroutine[Any, Any, Response]]
+    ) -> Response:
+        if self.body_field is None:
+            return await handle(request)
+        services = services_of(request)
+        settings = services.settings
+        limits = self.body_limits(settings)
+        if _is_small(request, limits, settings):
+            limits = BodyLimits(limits.bytes_max, settings.body_seconds_max)
+            return await handle(await self._read(request, limits))
+        # The body is in memory until there is an answer, so that its slot is held as long.
+        with services.transfers.take(user.id):
+            return await handle(await self._read(request, limits))
 
     async def _read(self, request: Request, limits: BodyLimits) -> Request:
         body = await read_body(request, limits.bytes_max, limits.seconds_max)
@@ -133,6 +140,18 @@ def _is_small(request: Request, limits: BodyLimits, settings: GatewaySettings) -
     return limits.bytes_max <= settings.body_bytes_max or (
         announced is not None and announced <= settings.body_bytes_max
     )
+
+
+async def _admit(request: Request) -> User:
+    """The user. Raises as `identify`, and LimitExceededError for who asks too often: a user, or an address."""
+    rates = rates_of(request)
+    try:
+        user = await identify(request)
+    except (NotAuthenticatedError, PermissionDeniedError):
+        rates.count_address(request.scope)
+        raise
+    rates.count_user(request.scope, user.id)
+    return user
 
 
 def _check_media_type(request: Request, wanted: str) -> None:

@@ -16,6 +16,7 @@ from fastapi import Depends, Query
 from pydantic import BeforeValidator, Field, StringConstraints
 from starlette.requests import Request
 
+from gateway import metrics
 from gateway.problems import BodyTimeoutError
 from shared.db import Database
 from shared.errors import InvalidInputError, LimitExceededError, TooLargeError, UnavailableError
@@ -194,23 +195,36 @@ def checked_message(text: str, chars_max: int, param: str = "message") -> str:
 
 
 class Slots:
-    """How many requests of one kind each user may hold open at this process."""
+    """How many requests of one kind each user, and all users together, may hold open at this process."""
 
-    def __init__(self, what: str, per_user_max: int) -> None:
+    def __init__(self, what: str, *, per_user_max: int, all_max: int) -> None:
         """`what` they are is told to the user, and in the code: `too_many_<what>`."""
         self._what = what
         self._per_user_max = per_user_max
+        self._all_max = all_max
         self._taken: Counter[str] = Counter()
+        self._all_taken = 0
+        self._gauge = metrics.OPEN.labels(what)
 
     def take(self, user_id: str) -> "Slot":
-        """Count one more. Raises LimitExceededError where the user has as many as allowed."""
+        """Count one more.
+
+        Raises LimitExceededError where the user has as many as allowed; UnavailableError where all together have.
+        """
         if self._taken[user_id] >= self._per_user_max:
             message = f"Too many open {self._what}: at most {self._per_user_max} at a time."
             raise LimitExceededError(f"too_many_{self._what}", message, retry_after_seconds=5)
+        if self._all_taken >= self._all_max:
+            message = f"There is no room for more {self._what} here; please try again a little later."
+            raise UnavailableError("overloaded", message, retry_after_seconds=5)
         self._taken[user_id] += 1
+        self._all_taken += 1
+        self._gauge.inc()
         return Slot(self, user_id)
 
     def give_back(self, user_id: str) -> None:
+        self._all_taken -= 1
+        self._gauge.dec()
         self._taken[user_id] -= 1
         if not self._taken[user_id]:
             del self._taken[user_id]

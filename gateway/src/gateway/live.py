@@ -10,12 +10,8 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from shared.contracts import LiveBatch, LiveEvents, Touched, decode
-from shared.errors import InvalidInputError
-from shared.messaging import LIVE, Broker, Listener
-from shared.observability import get_logger
-
-log = get_logger()
+from shared.contracts import LiveBatch, LiveEvents, Refusal, RefusedMessageError, Touched, decode
+from shared.messaging import LIVE, Broker, Listener, refuse
 
 _WAITING_MAX = 512  # batches; a reader that far behind reads the journal instead
 
@@ -97,18 +93,17 @@ class Live:
 
     def _take(self, body: bytes) -> None:
         try:
-            batch = decode(body)
-        except InvalidInputError:
-            log.warning("live_batch_unreadable", bytes=len(body))
+            batch = _live_batch(body)
+        except RefusedMessageError as error:
+            refuse(LIVE, error, len(body))
             return
-        if isinstance(batch, LiveBatch):
-            for events in batch.jobs:
-                for tail in self._tails.get(events.job_id, ()):
-                    tail.push(events)
-            for conversation in batch.conversations:
-                self.resync(conversation.conversation_id)
-                for user_tail in self._user_tails.get(conversation.user_id, ()):
-                    user_tail.push(conversation)
+        for events in batch.jobs:
+            for tail in self._tails.get(events.job_id, ()):
+                tail.push(events)
+        for conversation in batch.conversations:
+            self.resync(conversation.conversation_id)
+            for user_tail in self._user_tails.get(conversation.user_id, ()):
+                user_tail.push(conversation)
 
     def _resync_all(self) -> None:
         for tails in self._tails.values():
@@ -117,6 +112,13 @@ class Live:
         for user_tails in self._user_tails.values():
             for user_tail in user_tails:
                 user_tail.resync()
+
+
+def _live_batch(body: bytes) -> LiveBatch:
+    batch = decode(body)
+    if not isinstance(batch, LiveBatch):
+        raise RefusedMessageError(Refusal.MISPLACED, f"{type(batch).__name__} is not for gateways")
+    return batch
 
 
 @contextmanager

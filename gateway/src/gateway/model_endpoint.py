@@ -40,6 +40,7 @@ from shared.errors import (
 from shared.events import JsonObject
 from shared.ids import Prefix, new_wire_id
 from shared.observability import get_logger
+from shared.tls import trusting
 
 log = get_logger()
 
@@ -177,6 +178,7 @@ class ModelEndpoint:
                 # Compressed, a stream would arrive in lumps.
                 "accept-encoding": "identity",
             },
+            verify=trusting(settings.tls_ca_file),
             limits=httpx2.Limits(
                 max_connections=settings.completions_max, max_keepalive_connections=_IDLE_CONNECTIONS_MAX
             ),

@@ -25,11 +25,13 @@ DOCUMENT: dict[str, Any] = {
         {"name": "tasks", "description": "The to-do list that the assistant works on too."},
         {"name": "responses", "description": "OpenAI's Responses API: create, retrieve, follow, cancel, delete."},
         {"name": "conversations (OpenAI)", "description": "OpenAI's Conversations API."},
+        {"name": "shares", "description": "Links by which others may read a conversation."},
         {"name": "files", "description": "OpenAI's Files API: images and documents to talk about."},
         {"name": "chat completions", "description": "OpenAI's Chat Completions, for tools that know nothing else."},
         {"name": "webhooks", "description": "Who is told when a response ends, by a signed request."},
         {"name": "models", "description": "The agents, each under the name of a model."},
         {"name": "usage", "description": "Tokens used, day by day."},
+        {"name": "session", "description": "For web pages: a cookie in place of the token."},
         {"name": "health", "description": "For whoever operates the service."},
     ],
 }

@@ -8,6 +8,7 @@ An unknown error is answered by `RequestContext`, which sees every request first
 """
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from pydantic.config import JsonDict
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway import metrics
 from shared import errors
 from shared.ids import uuid7
 from shared.observability import bound_ids, get_logger
@@ -73,6 +76,9 @@ _HEADERS: dict[int, dict[str, str]] = {
     HTTPStatus.REQUEST_TIMEOUT: {"connection": "close"},
 }
 _RETRY_AFTER_SECONDS = 2.0
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+# What a client may choose as the id of its request: it comes into logs and answers as it is.
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 _API_EXAMPLE: JsonDict = {
     "status": "error",
@@ -132,7 +138,8 @@ def problem_of(error: errors.ParleyError) -> Problem:
 
 
 def render(scope: Scope, problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The answer to the request of `scope`, in the form of the interface that it came by."""
+    """The answer to the request of `scope`, in the form of the interface that it came by; counted by its code."""
+    metrics.REFUSED.labels(problem.code).inc()
     path: str = scope["path"]
     is_openai = path == "/v1" or path.startswith("/v1/")
     body = openai_error(problem) if is_openai else _for_api(problem, request_id_of(scope))
@@ -269,9 +276,20 @@ async def _answer_router_error(request: Request, error: Exception) -> JSONRespon
     problem = Problem(
         status=status,
         code=status.phrase.lower().replace(" ", "_"),
-        message=messages.get(status, str(error.detail)),
+        message=messages.get(status, status.phrase),
     )
-    return render(request.scope, problem, error.headers)
+    allowed = {"allow": _allowed_methods(request)} if status is HTTPStatus.METHOD_NOT_ALLOWED else None
+    return render(request.scope, problem, allowed)
+
+
+def _allowed_methods(request: Request) -> str:
+    """What is possible at the address of `request`: often by several routes, of which the router names one."""
+
+    def is_possible(method: str) -> bool:
+        asked = {**request.scope, "method": method, "fastapi": {}}
+        return any(route.matches(asked)[0] is Match.FULL for route in request.app.router.routes)
+
+    return ", ".join(method for method in _METHODS if is_possible(method))
 
 
 def request_id_of(scope: Scope) -> str:
@@ -279,8 +297,23 @@ def request_id_of(scope: Scope) -> str:
     return request_id
 
 
+def answer_headers_of(scope: Scope) -> dict[str, str]:
+    """More headers for the answer to the request of `scope`, whatever it will be."""
+    headers: dict[str, str] = scope["state"]["answer_headers"]
+    return headers
+
+
+def _asked_id(scope: Scope) -> str | None:
+    """The id that the client has chosen for its request, where that is fit to be one."""
+    asked = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return asked.decode() if _REQUEST_ID.fullmatch(asked) else None
+
+
 class RequestContext:
-    """Gives each request an id, in its logs and its answer; answers what nobody caught; logs how it went."""
+    """Gives each request an id, in its logs and its answer; answers what nobody caught; logs and counts how it went.
+
+    Its address is in no log: it may hold anything that a client wrote there, also a secret. The route's template is.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -289,8 +322,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = f"req_{uuid7().hex}"
-        scope.setdefault("state", {})["request_id"] = request_id
+        request_id = _asked_id(scope) or f"req_{uuid7().hex}"
+        scope.setdefault("state", {}).update(request_id=request_id, answer_headers={})
         with bound_ids(request_id=request_id):
             await self._answer(scope, receive, send)
 
@@ -301,19 +334,22 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id_of(scope).encode())]
+                more = {"x-request-id": request_id_of(scope), **answer_headers_of(scope)}
+                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in more.items())]
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
-            log.info("client_gone", path=scope["path"])
+            log.info("client_gone", route=metrics.route_of(scope))
         except Exception:
-            log.exception("request_failed", method=scope["method"], path=scope["path"])
+            log.exception("request_failed", method=scope["method"], route=metrics.route_of(scope))
             if status:
                 raise  # half an answer is out: only a broken connection tells the client
             await render(scope, _INTERNAL)(scope, receive, send_with_id)
         finally:
-            note = log.debug if scope["path"].startswith("/health/") else log.info
+            metrics.count_request(scope, status)
+            route = metrics.route_of(scope)
+            note = log.debug if route.startswith("/health/") else log.info
             milliseconds = round((time.monotonic() - started_at) * 1000, 1)
-            note("request", method=scope["method"], path=scope["path"], status=status, duration_ms=milliseconds)
+            note("request", method=scope["method"], route=route, status=status, duration_ms=milliseconds)

@@ -20,12 +20,19 @@ from shared.errors import InvalidInputError, NotFoundError
 from shared.events import JsonObject
 from shared.ids import Prefix, from_wire, to_wire
 
-CONVERSATION_COLUMNS = (
-    "id, user_id, title, metadata, active_job_id, head_job_id, is_forked, archived_at, event_count, created_at, "
-    "updated_at"
-)
-# How much of a message is shown with the conversation that was found by it; plain text, nothing is marked in it.
-_SNIPPET = 'MaxFragments=1, ShortWord=0, MaxWords=24, MinWords=12, StartSel="", StopSel=""'
+# Of the table by its name; unread is an end that came after what its user saw last.
+CONVERSATION_COLUMNS = """
+    id, user_id, title, metadata, active_job_id, head_job_id, is_forked, archived_at, event_count, created_at,
+    updated_at,
+    coalesce(read_at < (select j.ended_at from jobs j
+                        where j.conversation_id = conversations.id and j.user_id = conversations.user_id
+                          and j.ended_at is not null and j.deleted_at is null
+                        order by j.turn desc limit 1), false) as is_unread
+"""
+# How much of a message is shown with the conversation that was found by it. What is marked is between these two, which
+# no message has there: they are for private use, and left out.
+_MATCH_BEGIN, _MATCH_END = "\ue000", "\ue001"
+_SNIPPET = f'MaxFragments=1, ShortWord=0, MaxWords=24, MinWords=12, StartSel="{_MATCH_BEGIN}", StopSel="{_MATCH_END}"'
 _QUERY_WORD = re.compile(r"'(?:[^'\\]|''|\\\\)*'(?::\*)?")  # as Postgres writes it in a query
 _MESSAGE_COLUMNS = "id, user_id, job_id, role, content, status, created_at"
 
@@ -109,11 +116,24 @@ class MessagePage:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """A message that a search found: which one, and a part of it, in pieces that are a word asked for, or are not."""
+
+    item_id: str
+    response_id: str | None
+    pieces: list[tuple[str, bool]]
+
+    @property
+    def snippet(self) -> str:
+        return "".join(text for text, _ in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
 class ConversationRun:
-    """The conversations that follow a cursor; of what was said in them, what a search found last."""
+    """The conversations that follow a cursor; of what was said in them, what a search found last, by their ids."""
 
     conversations: list[ConversationView]
-    snippets: dict[str, str]
+    found: dict[str, Found]
     has_more: bool
 
 
@@ -202,9 +222,9 @@ async def list_conversations(database: Database, user_id: str, wanted: Conversat
             if query is None:  # nothing in it is a word
                 return ConversationRun([], {}, has_more=False)
         rows = await db.fetch(*_conversations_after(user_id, wanted, cursor, query))
-        snippets = await _snippets(db, user_id, rows, query) if query else {}
+        found = await _found_in(db, user_id, rows, query) if query else {}
     views = [_conversation(row, user_id) for row in rows[: wanted.limit]]
-    return ConversationRun(views, snippets, has_more=len(rows) > wanted.limit)
+    return ConversationRun(views, found, has_more=len(rows) > wanted.limit)
 
 
 def _conversations_after(
@@ -235,15 +255,16 @@ def _conversations_after(
     return (statement, *arguments)
 
 
-async def _snippets(db: Any, user_id: str, conversations: Iterable[Row], query: str) -> dict[str, str]:
+async def _found_in(db: Any, user_id: str, conversations: Iterable[Row], query: str) -> dict[str, Found]:
     """Of each conversation the message that the search found last, as far as it says why; by the conversation's id.
 
     Any of the words is looked for there: all of them, or several in a row, can take Postgres a minute for one message.
     """
     rows = await db.fetch(
         """
-        select conversation_id, ts_headline('simple', left(content, 10000), $3::text::tsquery, $4) as snippet
-        from (select distinct on (m.conversation_id) m.conversation_id, m.content
+        select conversation_id, id, job_id,
+               ts_headline('simple', translate(left(content, 10000), $5, ''), $3::text::tsquery, $4) as snippet
+        from (select distinct on (m.conversation_id) m.conversation_id, m.id, m.job_id, m.content
               from message_words w join messages m on m.id = w.message_id and m.deleted_at is null
               where w.user_id = $1 and w.conversation_id = any($2)
               order by m.conversation_id, m.turn desc, m.ordinal desc) found
@@ -252,8 +273,18 @@ async def _snippets(db: Any, user_id: str, conversations: Iterable[Row], query: 
         [row["id"] for row in conversations],
         " | ".join(dict.fromkeys(_QUERY_WORD.findall(query))),
         _SNIPPET,
+        _MATCH_BEGIN + _MATCH_END,
     )
-    return {to_wire(Prefix.CONVERSATION, row["conversation_id"]): row["snippet"] for row in rows}
+    return {to_wire(Prefix.CONVERSATION, row["conversation_id"]): _found(row) for row in rows}
+
+
+def _found(row: Row) -> Found:
+    texts = re.split(f"[{_MATCH_BEGIN}{_MATCH_END}]", row["snippet"])
+    return Found(
+        to_wire(Prefix.MESSAGE, row["id"]),
+        to_wire(Prefix.RESPONSE, row["job_id"]) if row["job_id"] else None,
+        [(text, number % 2 == 1) for number, text in enumerate(texts) if text],
+    )
 
 
 async def page_responses(

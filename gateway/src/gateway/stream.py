@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 from uuid import UUID
 
 from starlette.responses import Response
@@ -27,7 +27,6 @@ from shared.db.journal import Page, read_after
 from shared.errors import DatabaseUnavailableError, NotFoundError
 from shared.events import FIRST_SEQUENCE_NUMBER, Event, is_terminal, type_of
 from shared.observability import get_logger
-from shared.tokens import LEEWAY_SECONDS
 
 log = get_logger()
 
@@ -40,6 +39,7 @@ _SLICE_BYTES = 64 * 1024  # of one write to a client
 _READ_TURN_SECONDS = 5.0
 _POLL_SECONDS_MIN = 0.5
 _POLL_SECONDS_MAX = 5.0
+_EXPIRED_SECONDS_MAX = 3.0
 _UNREAD = Page((), has_more=True, is_ended=False)
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -233,8 +233,8 @@ class StreamLimits:
 
     @classmethod
     def of(cls, settings: GatewaySettings, user: User) -> Self:
-        """A stream does not outlive its token: whoever reconnects shows a new one."""
-        seconds_left = user.expires_at + LEEWAY_SECONDS - time.time()
+        """A stream does not outlive its token, or where that is taken behind its end, not by much."""
+        seconds_left = max(user.expires_at - time.time(), _EXPIRED_SECONDS_MAX)
         return cls(settings.send_timeout_seconds, min(settings.stream_seconds_max, seconds_left))
 
 
@@ -246,23 +246,28 @@ class EventStream(Response):
     """Server-sent events of one subject.
 
     Ends with `[DONE]` behind the last event there will be. A gateway that stops, a stream that reaches its greatest
-    age, a reader that does not read, a deleted response: the stream just closes, and the client resumes where it was.
+    age, a token that ends, a user who is shut out, a reader that does not read, a deleted response: the stream just
+    closes, and the client resumes where it was, or is told why not.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what it sends, and all that ends it
         self,
         batches: AsyncGenerator[Sequence[Event], None],
         stopping: asyncio.Event,
+        watch: Callable[[], "asyncio.Future[None]"],
         limits: StreamLimits,
         slot: Slot,
         on_begun: Callable[[], None] | None = None,
     ) -> None:
-        """`slot` is given back at the end; `on_begun` is called once the first events left."""
+        """`watch` gives what is done once the user is shut out; `slot` is given back at the end; `on_begun` is called
+        once the first events left.
+        """
         super().__init__()
         self._batches = batches
         self._stopping = stopping
+        self._watch = watch
         self._limits = limits
         self._slot = slot
         self._on_begun = on_begun
@@ -276,7 +281,7 @@ class EventStream(Response):
         gone = asyncio.create_task(disconnected(receive))  # first: it must know already when the first events are sent
         pump = asyncio.create_task(self._pump(send, gone))
         stopping = asyncio.create_task(self._stopping.wait())
-        ends: tuple[asyncio.Task[object], ...] = (pump, gone, stopping)
+        ends: tuple[asyncio.Future[Any], ...] = (pump, gone, stopping, self._watch())
         try:
             await asyncio.wait(ends, timeout=self._limits.stream_seconds_max, return_when=asyncio.FIRST_COMPLETED)
             can_write = not gone.done() and not (pump.done() and pump.exception())

@@ -17,7 +17,7 @@ from shared.ids import Prefix, to_wire, uuid7
 
 _TITLE_CHARS_MAX = 60
 _RACES = {"jobs_idempotency", "approval_answers_pkey"}  # two at once that were to be one
-_ACCEPT = f"select * from accept_turn({', '.join(f'${number}' for number in range(1, 23))})"  # noqa: S608 - constant
+_ACCEPT = f"select * from accept_turn({', '.join(f'${number}' for number in range(1, 22))})"  # noqa: S608 - constant
 
 
 class MultitaskStrategy(StrEnum):
@@ -127,7 +127,6 @@ async def accept(database: Database, turn: Turn, limits: AcceptLimits) -> Accept
         turn.multitask_strategy,
         limits.retry_window_seconds if turn.submission.is_retry else None,
         turn.is_at_start,
-        {},
         limits.tokens_per_day_max,
         turn.answered_requests,
     )

@@ -16,9 +16,10 @@ _CONVERSATION_EXAMPLE: JsonDict = {
     "title": "Groceries",
     "metadata": {},
     "archived": False,
-    "active_response_id": None,
-    "head_response_id": "resp_0199c3f2a4d87b3f8e5d2c1b0a998877",
+    "active_response_id": "resp_0199c3f2a4d87b3f8e5d2c1b0a998877",
+    "running_response_id": None,
     "last_sequence_number": 2,
+    "is_unread": False,
     "created_at": "2026-03-01T09:00:00Z",
     "updated_at": "2026-03-01T09:00:04Z",
 }
@@ -43,10 +44,11 @@ _MESSAGE_EXAMPLE: JsonDict = {
 
 
 class ConversationView(BaseModel):
-    """A conversation. `active_response_id` is the answer that is being made, to be followed as a stream.
+    """A conversation. `active_response_id` is the last response of the active branch, which the next message follows.
 
-    `head_response_id` is the last response of the active branch, `last_sequence_number` that of the conversation's last
-    event: `GET /v1/conversations/{id}/events?starting_after=…` goes on from there.
+    `running_response_id` is the one that is being made, to be followed as a stream. `last_sequence_number` is that of
+    the conversation's last event: `GET /v1/conversations/{id}/events?starting_after=…` goes on from there. `is_unread`
+    while an answer ended after `PUT /v1/conversations/{id}/read` was asked last.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [_CONVERSATION_EXAMPLE]})
@@ -56,22 +58,24 @@ class ConversationView(BaseModel):
     metadata: dict[str, str]
     archived: bool
     active_response_id: str | None
-    head_response_id: str | None
+    running_response_id: str | None
     last_sequence_number: int
+    is_unread: bool
     created_at: datetime
     updated_at: datetime
 
     @classmethod
     def of(cls, row: Row) -> Self:
-        active, head = row["active_job_id"], row["head_job_id"]
+        head, running = row["head_job_id"], row["active_job_id"]
         return cls(
             id=to_wire(Prefix.CONVERSATION, row["id"]),
             title=row["title"],
             metadata=row["metadata"],
             archived=row["archived_at"] is not None,
-            active_response_id=to_wire(Prefix.RESPONSE, active) if active else None,
-            head_response_id=to_wire(Prefix.RESPONSE, head) if head else None,
+            active_response_id=to_wire(Prefix.RESPONSE, head) if head else None,
+            running_response_id=to_wire(Prefix.RESPONSE, running) if running else None,
             last_sequence_number=row["event_count"],
+            is_unread=row["is_unread"],
             created_at=row["created_at"],
             updated_at=row["updated_at"],
         )

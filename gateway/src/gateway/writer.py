@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from gateway.branches import newest_descendant
+from gateway.branches import is_busy, newest_descendant
 from gateway.conversation_items import find_item, items_of_turn
 from gateway.items import InputItem
 from gateway.queries import CONVERSATION_COLUMNS, conversation_not_found, find_conversation, found_conversation
@@ -89,6 +89,36 @@ async def change_conversation(
             head,
         )
     return found_conversation(row, user_id)
+
+
+async def mark_read(
+    database: Database, user_id: str, conversation_id: UUID, response_id: UUID | None
+) -> tuple[ConversationView, bool]:
+    """The conversation, whose user has seen what ended up to that response, or until now; and whether that is news.
+
+    Raises NotFoundError for the conversation, or a response that is not one of its own.
+    """
+    async with database.transaction(user_id) as db:
+        view = await find_conversation(db, user_id, conversation_id)
+        if response_id is not None:
+            await _check_response(db, user_id, conversation_id, response_id)
+        if not view.is_unread:
+            return view, False
+        row = await db.fetchrow(
+            f"""
+            update conversations
+            set read_at = greatest(read_at, case when $3::uuid is null then clock_timestamp()
+                                                 else (select j.ended_at from jobs j
+                                                       where j.id = $3 and j.user_id = $2) end)
+            where id = $1 and user_id = $2 and deleted_at is null and not is_ephemeral
+            returning {CONVERSATION_COLUMNS}
+            """,  # noqa: S608 - constants
+            conversation_id,
+            user_id,
+            response_id,
+        )
+    view = found_conversation(row, user_id)
+    return view, not view.is_unread
 
 
 async def add_items(
@@ -193,17 +223,20 @@ async def _lock(db: Any, user_id: str, conversation_id: UUID) -> None:
         raise conversation_not_found()
 
 
-async def _end_of_branch(db: Any, user_id: str, conversation_id: UUID, job_id: UUID) -> UUID:
-    await _lock(db, user_id, conversation_id)
-    is_busy = await db.fetchval(
-        """
-        select exists (select from jobs where conversation_id = $1 and user_id = $2
-                                          and status in ('queued', 'in_progress'))
-        """,
+async def _check_response(db: Any, user_id: str, conversation_id: UUID, job_id: UUID) -> None:
+    found = await db.fetchval(
+        "select true from jobs where id = $1 and conversation_id = $2 and user_id = $3 and deleted_at is null",
+        job_id,
         conversation_id,
         user_id,
     )
-    if is_busy:
+    if found is None:
+        raise NotFoundError("not_found", "No such response in this conversation.", param="response_id")
+
+
+async def _end_of_branch(db: Any, user_id: str, conversation_id: UUID, job_id: UUID) -> UUID:
+    await _lock(db, user_id, conversation_id)
+    if await is_busy(db, user_id, conversation_id):
         message = "A response of this conversation is still queued or running: cancel it, or wait for it."
         raise ConflictError("conversation_locked", message, param="active_response_id")
     newest = await newest_descendant(db, user_id, conversation_id, job_id)

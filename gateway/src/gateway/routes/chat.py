@@ -14,7 +14,7 @@ from gateway.items import Role, text_message
 from gateway.limits import checked_message
 from gateway.problems import API_ERRORS, AnswerFailedError
 from gateway.queries import turn_messages
-from gateway.routes.responses import IDEMPOTENCY_KEY_CHARS_MAX, json_response, keyed_submission
+from gateway.routes.responses import IdempotencyKey, json_response, keyed_submission
 from gateway.turns import Accepted, Turn
 from shared.agents import DEFAULT_AGENT
 from shared.events import JsonObject
@@ -45,9 +45,6 @@ class ChatMessage(BaseModel):
         context = self.conversation_context.conversation_id if self.conversation_context else None
         given = self.conversation_id or context
         return from_wire(Prefix.CONVERSATION, given, param="conversation_id") if given else None
-
-
-IdempotencyKey = Annotated[str | None, Header(max_length=IDEMPOTENCY_KEY_CHARS_MAX, min_length=1)]
 
 
 @router.post("/chat", summary="Send a message", response_model=None)

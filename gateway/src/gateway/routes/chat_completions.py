@@ -128,7 +128,7 @@ async def create_completion(
             wants_usage=bool(body.stream_options and body.stream_options.include_usage),
         )
         if body.stream:
-            stream = await services.completions.stream(completion, request.receive, slot)
+            stream = await services.completions.stream(user, completion, request.receive, slot)
             held.pop_all()
             return stream
         answer = await services.completions.whole(completion, request.receive)

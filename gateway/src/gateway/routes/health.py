@@ -3,6 +3,7 @@
 import asyncio
 from http import HTTPStatus
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +15,7 @@ from shared.errors import DatabaseUnavailableError
 router = APIRouter(prefix="/health", tags=["health"])
 
 _PING_SECONDS = 3.0  # less than a probe waits
+_looks: WeakKeyDictionary[Database, asyncio.Task[bool]] = WeakKeyDictionary()
 
 
 class Liveness(BaseModel):
@@ -57,6 +59,14 @@ async def ready(services: CurrentServices, response: Response) -> Readiness:
 
 
 async def _answers(database: Database) -> bool:
+    """One look for all who ask meanwhile: anybody may, as often as they like, and connections are few."""
+    look = _looks.get(database)
+    if look is None or look.done():
+        look = _looks[database] = asyncio.create_task(_look(database))
+    return await asyncio.shield(look)
+
+
+async def _look(database: Database) -> bool:
     try:
         async with asyncio.timeout(_PING_SECONDS):
             await database.ping()

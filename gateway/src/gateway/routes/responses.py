@@ -32,6 +32,9 @@ router = APIRouter(prefix="/v1/responses", tags=["responses"], route_class=Large
 
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 
+IdempotencyKey = Annotated[
+    str | None, Header(max_length=IDEMPOTENCY_KEY_CHARS_MAX, min_length=1, pattern=r"^[\x20-\x7e]*$")
+]
 Include = Annotated[
     list[Includable] | None, Query(alias="include[]", description="Accepted; nothing more is there to include.")
 ]
@@ -70,7 +73,7 @@ async def create_response(
     body: CreateResponse,
     user: CurrentUser,
     services: CurrentServices,
-    idempotency_key: Annotated[str | None, Header(max_length=IDEMPOTENCY_KEY_CHARS_MAX, min_length=1)] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Accept a turn. The answer comes with this request, as a stream, or later (`background`).
 

@@ -8,7 +8,9 @@ from pydantic import BaseModel
 from gateway.deps import CurrentUser, Postgres, Settings
 from gateway.intake import UserRoute
 from gateway.problems import V1_ERRORS
+from gateway.settings import GatewaySettings
 from gateway.usage import DayUsage, read_usage
+from shared.db import Database
 
 router = APIRouter(prefix="/v1/usage", tags=["usage"], route_class=UserRoute, responses=V1_ERRORS)
 
@@ -43,6 +45,10 @@ class Usage(BaseModel):
 @router.get("", summary="Read your usage")
 async def retrieve_usage(user: CurrentUser, database: Postgres, settings: Settings) -> Usage:
     """Tokens that the models read and wrote for you. A day begins at 0:00 UTC."""
-    today, *before = [UsageOfDay.of(usage) for usage in await read_usage(database, user.id)]
+    return await usage_of(database, user.id, settings)
+
+
+async def usage_of(database: Database, user_id: str, settings: GatewaySettings) -> Usage:
+    today, *before = [UsageOfDay.of(usage) for usage in await read_usage(database, user_id)]
     days = [today, *before] if today.response_count else before
     return Usage(today=today, days=days, tokens_per_day_max=settings.tokens_per_day_max)

@@ -12,11 +12,12 @@ from gateway import conversation_items, queries, writer
 from gateway.branches import Branch, ResponsesAfter, Whole
 from gateway.conversation_items import ends_of
 from gateway.deps import ConversationId, CurrentServices, CurrentUser, Postgres, Services
+from gateway.feedback import Rating
 from gateway.intake import LargeBodyRoute, UserRoute
 from gateway.items import InputItem, parse_items, store_files
 from gateway.limits import PAGE_LENGTH_DEFAULT, Metadata, Objects, PageLength, Title
 from gateway.problems import V1_ERRORS
-from gateway.queries import Archived, ConversationsAfter, ItemsAfter, Order
+from gateway.queries import Archived, ConversationsAfter, Found, ItemsAfter, Order
 from gateway.stored_items import Place, settle
 from gateway.views import ConversationView
 from gateway.writer import Change
@@ -137,12 +138,18 @@ class ConversationChange(BaseModel):
         return self
 
 
+class Reading(BaseModel):
+    """How far: up to the end of `response_id`, the last one that the user saw; without it, all there is by now."""
+
+    response_id: str | None = Field(None, examples=["resp_0199c3f2a4d87b3f8e5d2c1b0a998877"])
+
+
 class Conversation(BaseModel):
     """What OpenAI's clients do not know, they ignore.
 
     `active_response_id` is the last response of the active branch, which the next message follows;
     `running_response_id` the one that is being made. `last_sequence_number` is that of the last event so far:
-    `GET …/events?starting_after=` goes on from there.
+    `GET …/events?starting_after=` goes on from there. `is_unread`: an answer ended after `PUT …/read` was asked last.
     """
 
     id: str
@@ -155,12 +162,59 @@ class Conversation(BaseModel):
     running_response_id: str | None
     last_sequence_number: int
     updated_at: int
+    is_unread: bool
+
+    @classmethod
+    def of(cls, view: ConversationView) -> Self:
+        return cls(
+            id=view.id,
+            created_at=int(view.created_at.timestamp()),
+            metadata=view.metadata,
+            title=view.title,
+            archived=view.archived,
+            active_response_id=view.active_response_id,
+            running_response_id=view.running_response_id,
+            last_sequence_number=view.last_sequence_number,
+            updated_at=int(view.updated_at.timestamp()),
+            is_unread=view.is_unread,
+        )
+
+
+class SnippetPiece(BaseModel):
+    text: str
+    is_match: bool = Field(description="Whether it is a word that was searched for.")
+
+
+class Match(BaseModel):
+    """The message that a search found, the latest of its conversation.
+
+    `response_id` (null where it was added without one) names its branch; `snippet` is cut up, so that words that were
+    searched for can be shown as such.
+    """
+
+    item_id: str
+    response_id: str | None
+    snippet: list[SnippetPiece]
+
+    @classmethod
+    def of(cls, found: Found) -> Self:
+        pieces = [SnippetPiece(text=text, is_match=is_match) for text, is_match in found.pieces]
+        return cls(item_id=found.item_id, response_id=found.response_id, snippet=pieces)
 
 
 class ListedConversation(Conversation):
-    """`snippet`: where a search found words in a message, some of what was said around them; plain text."""
+    """Where a search found words in a message, `snippet` is some of what was said around them; plain text.
+
+    `match` says which message that is. Both are null where only the title has the words, or nothing was searched for.
+    """
 
     snippet: str | None = None
+    match: Match | None = None
+
+    @classmethod
+    def listed(cls, view: ConversationView, found: Found | None) -> Self:
+        said = {"snippet": found.snippet, "match": Match.of(found)} if found else {}
+        return cls(**dict(Conversation.of(view)), **said)
 
 
 class ConversationDeleted(BaseModel):
@@ -185,6 +239,13 @@ class ItemList(BaseModel):
     has_more: bool
 
 
+class GivenFeedback(BaseModel):
+    """What its user thinks of a response."""
+
+    rating: Rating
+    reason: str | None
+
+
 class ResponseInTree(BaseModel):
     """A response and its place: the one that it follows, and those that follow the same one, itself among them."""
 
@@ -194,6 +255,7 @@ class ResponseInTree(BaseModel):
     created_at: int
     is_active: bool = Field(description="Whether it is on the active branch.")
     sibling_ids: list[str] = Field(description="Oldest first.")
+    feedback: GivenFeedback | None
 
 
 class ResponseList(BaseModel):
@@ -213,22 +275,20 @@ async def create_conversation(
     items = await _given_items(new.items, user.id, services, Place()) if new.items else []
     view = await writer.create_conversation(services.database, user.id, metadata=new.metadata or {}, items=items)
     services.feeds.touched(user.id, from_wire(Prefix.CONVERSATION, view.id), "conversation.created")
-    return _conversation(view)
+    return Conversation.of(view)
 
 
 @router.get("", summary="List and search conversations")
 async def list_conversations(user: CurrentUser, database: Postgres, wanted: ConversationsWanted) -> ConversationList:
     """Your conversations, the one that was active last first. (Not part of OpenAI's API.)"""
     run = await queries.list_conversations(database, user.id, wanted)
-    data = [
-        ListedConversation(**dict(_conversation(view)), snippet=run.snippets.get(view.id)) for view in run.conversations
-    ]
+    data = [ListedConversation.listed(view, run.found.get(view.id)) for view in run.conversations]
     return ConversationList(data=data, **ends_of([one.id for one in data]), has_more=run.has_more)
 
 
 @router.get("/{conversation_id}", summary="Retrieve a conversation")
 async def retrieve_conversation(user: CurrentUser, database: Postgres, conversation_id: ConversationId) -> Conversation:
-    return _conversation(await queries.read_conversation(database, user.id, conversation_id))
+    return Conversation.of(await queries.read_conversation(database, user.id, conversation_id))
 
 
 @router.post("/{conversation_id}", summary="Change a conversation")
@@ -249,7 +309,7 @@ async def update_conversation(
     )
     view = await writer.change_conversation(services.database, user.id, conversation_id, wanted)
     services.feeds.touched(user.id, conversation_id, "conversation.updated")
-    return _conversation(view)
+    return Conversation.of(view)
 
 
 @router.delete("/{conversation_id}", summary="Delete a conversation")
@@ -265,6 +325,19 @@ async def delete_conversation(
     return ConversationDeleted(id=to_wire(Prefix.CONVERSATION, conversation_id))
 
 
+@router.put("/{conversation_id}/read", summary="Mark a conversation as read")
+async def mark_read(
+    user: CurrentUser, services: CurrentServices, conversation_id: ConversationId, reading: Reading | None = None
+) -> Conversation:
+    """Its user has seen the answers: it is not unread any more, in any tab or device. (Not part of OpenAI's API.)"""
+    last = None if reading is None else reading.response_id
+    response_id = None if last is None else from_wire(Prefix.RESPONSE, last, param="response_id")
+    view, is_news = await writer.mark_read(services.database, user.id, conversation_id, response_id)
+    if is_news:
+        services.feeds.touched(user.id, conversation_id, "conversation.read")
+    return Conversation.of(view)
+
+
 @router.post("/{conversation_id}/restore", summary="Restore a deleted conversation")
 async def restore_conversation(
     user: CurrentUser, services: CurrentServices, conversation_id: ConversationId
@@ -272,7 +345,7 @@ async def restore_conversation(
     """It comes back; what was stopped by the deletion stays so. (Not part of OpenAI's API.)"""
     view = await writer.restore_conversation(services.database, user.id, conversation_id)
     services.feeds.touched(user.id, conversation_id, "conversation.restored")
-    return _conversation(view)
+    return Conversation.of(view)
 
 
 @router.post("/{conversation_id}/items", summary="Add items to a conversation")
@@ -316,7 +389,7 @@ async def delete_item(
     """Neither clients nor the model see it any more. While its response is queued or running: 409."""
     view = await writer.delete_item(services.database, user.id, conversation_id, item_id)
     services.feeds.touched(user.id, conversation_id, "conversation.items.changed")
-    return _conversation(view)
+    return Conversation.of(view)
 
 
 @router.get("/{conversation_id}/responses", summary="List the responses of a conversation")
@@ -379,17 +452,3 @@ async def _given_items(given: list[JsonObject], user_id: str, services: Services
 
 def _item_list(items: Sequence[JsonObject], *, has_more: bool) -> ItemList:
     return ItemList(data=list(items), **ends_of([item["id"] for item in items]), has_more=has_more)
-
-
-def _conversation(view: ConversationView) -> Conversation:
-    return Conversation(
-        id=view.id,
-        created_at=int(view.created_at.timestamp()),
-        metadata=view.metadata,
-        title=view.title,
-        archived=view.archived,
-        active_response_id=view.head_response_id,
-        running_response_id=view.active_response_id,
-        last_sequence_number=view.last_sequence_number,
-        updated_at=int(view.updated_at.timestamp()),
-    )
