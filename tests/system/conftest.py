@@ -20,7 +20,8 @@ def backends() -> Iterator[Backends]:
 @pytest.fixture(scope="session")
 async def stack(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     folder: Path = tmp_path_factory.mktemp("stack")
-    async with running_stack(backends, folder, counts={"gateway": 2, "chat-worker": 2}) as running:
+    counts, variables = {"gateway": 2, "chat-worker": 2}, {"LOG_LEVEL": "DEBUG"}
+    async with running_stack(backends, folder, counts=counts, variables=variables) as running:
         yield running
 
 

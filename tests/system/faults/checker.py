@@ -16,6 +16,7 @@ from tests.system.faults.snapshot import Job, Snapshot
 
 JsonObject = dict[str, Any]
 _TERMINAL_STATES = {"completed", "failed", "incomplete", "cancelled"}
+_SPARE_FILES = 6  # pools of connections are as large as was needed at once so far
 _TERMINAL_EVENTS = {"response.completed", "response.failed", "response.incomplete"}
 
 
@@ -270,6 +271,18 @@ def _foreign(history: History, snapshot: Snapshot) -> Iterator[str]:
             for owner, title in snapshot.tasks
             if owner != user_id and user_id in title
         )
+    yield from _foreign_answers(history)
+
+
+def _foreign_answers(history: History) -> Iterator[str]:
+    """No answer holds the name of another user, nor an id of theirs; who asks with an id is not told it again."""
+    words = {user_id: {user_id} for user_id in history.users}
+    for said in history.accepted:
+        words[said.user_id] |= {said.response_id, said.conversation_id}
+    for seen in history.seen:
+        for user_id in words.keys() - {seen.user_id}:
+            if any(word.encode() in seen.body for word in words[user_id]):
+                yield f"{seen.user_id} was shown something of {user_id}: {seen.status} to {seen.request}"
 
 
 # What must be left when everything is done: nothing
@@ -282,6 +295,17 @@ def _rest(snapshot: Snapshot) -> Iterator[str]:
     if snapshot.active_count:
         yield f"{snapshot.active_count} conversations still have an active job"
     yield from (f"leaked session: {session}" for session in snapshot.stuck_sessions)
+    yield from leaks(snapshot)
+
+
+def leaks(snapshot: Snapshot) -> Iterator[str]:
+    """Which processes hold more than they did when they were at rest before."""
+    for name, before in snapshot.held_at_rest.items():
+        now = snapshot.held[name]
+        if now.open_files > before.open_files + _SPARE_FILES:
+            yield f"{name} holds {now.open_files} open files, and held {before.open_files}"
+        if now.tasks > before.tasks:
+            yield f"{name} holds {now.tasks} tasks, and held {before.tasks}"
 
 
 def _decoded(event: bytes) -> JsonObject:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.rabbitmq import service_urls
 from tests.support.backends import Backends, new_backends
 from tests.support.stack import Stack, running_stack
 from tests.support.tcp import Line, proxied
@@ -32,7 +33,7 @@ async def stack(
     """Two of each; `chat-worker-1` and `gateway-1` reach the broker through `broker_line`."""
     folder: Path = tmp_path_factory.mktemp("faults")
     counts = {"gateway": 2, "chat-worker": 2, "persistence": 2}
-    behind_line = {"RABBITMQ_URL": broker_line[0]}
+    behind_line = service_urls(broker_line[0])
     variables_of = {"chat-worker-1": behind_line, "gateway-1": behind_line}
     async with running_stack(
         own_backends, folder, counts=counts, variables=QUICK_REPAIRS, variables_of=variables_of

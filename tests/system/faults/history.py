@@ -22,6 +22,7 @@ JsonObject = dict[str, Any]
 _LATER = {httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE}
 _RETRY_SECONDS = 0.1
 _GIVE_UP_SECONDS = 60.0
+_SILENCE = b": ping\n\n"
 
 
 @dataclass
@@ -53,10 +54,21 @@ class Said:
     is_cancelled: bool = False
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a user was answered on any route: the method with the path and its query, the status, the whole body."""
+
+    user_id: str
+    request: str
+    status: int
+    body: bytes
+
+
 @dataclass
 class History:
     said: list[Said] = field(default_factory=list)
     users: list[str] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
 
     @property
     def accepted(self) -> list[Said]:
@@ -116,6 +128,7 @@ class Talker:
                 said.refusals.append(f"{answer.status_code} {answer.headers.get('retry-after')}")
                 return False
             assert answer.status_code == httpx2.codes.OK, answer.text
+            self._note(answer)
             response = answer.json()
             said.response_id, said.conversation_id = response["id"], response["conversation"]["id"]
             said.number = 1 + max((other.number for other in self._history.said if other is not said), default=0)
@@ -129,7 +142,9 @@ class Talker:
 
         async def send() -> bool:
             url = f"{next(self._gateways)}/v1/responses/{said.response_id}/cancel"
-            return (await self._http.post(url)).status_code == httpx2.codes.OK
+            answer = await self._http.post(url)
+            self._note(answer)
+            return answer.status_code == httpx2.codes.OK
 
         await _until(send, "the cancel is taken")
 
@@ -166,11 +181,39 @@ class Talker:
 
         async def get() -> bool:
             answer = await self._http.get(f"{next(self._gateways)}/v1/responses/{said.response_id}")
+            self._note(answer)
             if answer.status_code == httpx2.codes.OK:
                 said.finals.append(answer.json())
             return answer.status_code == httpx2.codes.OK
 
         await _until(get, "the response is shown")
+
+    async def see(self, path: str, *, method: str = "GET", **sent: Any) -> Seen:
+        """Record what one request is answered; of a stream, up to its end, or up to the first silence of a feed.
+
+        `sent`: what goes with it, as httpx2 names it (`params`, `json`, `data`, `files`).
+        """
+        seen: list[Seen] = []
+
+        async def ask() -> bool:
+            async with self._http.stream(method, f"{next(self._gateways)}{path}", **sent) as answer:
+                body = b""
+                async for part in answer.aiter_bytes():
+                    body += part
+                    if body.endswith(_SILENCE):
+                        break
+            seen.append(self._note(answer, body))
+            return answer.status_code not in _LATER
+
+        await _until(ask, f"{method} {path} is answered")
+        return seen[-1]
+
+    def _note(self, answer: httpx2.Response, body: bytes | None = None) -> Seen:
+        """Record an answer that was read whole, or so far as `body`."""
+        request = f"{answer.request.method} {answer.url.raw_path.decode()}"
+        seen = Seen(self.user_id, request, answer.status_code, answer.content if body is None else body)
+        self._history.seen.append(seen)
+        return seen
 
     @asynccontextmanager
     async def stream(self, said: Said, starting_after: int) -> AsyncIterator[AsyncIterator[bytes | None]]:

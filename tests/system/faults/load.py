@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tests.support.backends import Backends
 from tests.support.stack import ServiceProcess, Stack
 from tests.support.waiting import wait_until
-from tests.system.faults.checker import Effect, check
+from tests.system.faults.checker import Effect, check, leaks
 from tests.system.faults.history import History, Said, Talker
-from tests.system.faults.snapshot import Snapshot, settled
+from tests.system.faults.snapshot import Held, Snapshot, held_by, settled
 
 # Seconds that are minutes elsewhere: a test waits for the repairs that an operator would sleep through.
 QUICK_REPAIRS = {
@@ -31,6 +32,7 @@ QUICK_REPAIRS = {
 
 # With this heartbeat the broker drops a silent peer after two of them, and a client after three.
 HALF_OPEN_SECONDS = 2
+_LET_GO_SECONDS = 15.0
 
 
 class Arena:
@@ -43,6 +45,7 @@ class Arena:
         gateways = [gateway.url for gateway in stack.of_kind("gateway")]
         self.users = [Talker.new(self.history, gateways, name) for name in ("ada", "grace")]
         self._readers: list[asyncio.Task[None]] = []
+        self._held_at_rest: dict[str, Held] = {}
 
     async def close(self) -> None:
         for reader in self._readers:
@@ -98,6 +101,11 @@ class Arena:
         snapshot = await settled(self.backends, seconds=0)
         return {job.response_id: job.attempt for job in snapshot.jobs if job.user_id in self.history.users}
 
+    async def rest(self) -> None:
+        """Once nothing is left to do, note what the processes hold: the next verdicts want them to hold no more."""
+        await self.snapshot()
+        self._held_at_rest = await self._held()
+
     async def snapshot(self, *, seconds: float = 40.0) -> Snapshot:
         started = time.monotonic()
         if self._readers:
@@ -105,16 +113,30 @@ class Arena:
         left = max(1.0, seconds - (time.monotonic() - started))
         snapshot = await settled(self.backends, seconds=left)
         await self._read_again(snapshot)
-        return snapshot
+        if not self._held_at_rest:
+            return snapshot
+        whole = replace(snapshot, held_at_rest=self._held_at_rest, held=await self._held())
+        # What is let go of in the background may still be on its way.
+        deadline = time.monotonic() + _LET_GO_SECONDS
+        while list(leaks(whole)) and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+            whole = replace(whole, held=await self._held())
+        return whole
+
+    async def _held(self) -> dict[str, Held]:
+        return await held_by([process for process in self.stack.processes.values() if process.kind != "demo-model"])
 
     async def _read_again(self, snapshot: Snapshot) -> None:
-        """Replays, whole and from the middle, at whichever gateway comes next."""
+        """Replays, whole and from the middle, and the lists of each user, at whichever gateway comes next."""
         ended = {job.response_id: len(job.events) for job in snapshot.jobs if job.ended_at}
         users = {user.user_id: user for user in self.users}
         for said in self.history.accepted[-6:]:
             if event_count := ended.get(said.response_id):
                 for cursor in (-1, event_count // 2):
                     await users[said.user_id].follow(said, starting_after=cursor)
+        for user in self.users:
+            for path in ("/v1/conversations", f"/api/{user.user_id}/tasks"):
+                await user.see(path)
 
 
 async def died(target: ServiceProcess) -> None:

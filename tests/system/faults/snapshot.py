@@ -3,18 +3,20 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 import aio_pika
 import asyncpg
+import httpx2
 from aiormq.exceptions import AMQPError
 
 from shared.db.journal import events_of
 from shared.ids import Prefix, to_wire
 from shared.messaging import DEAD, JOBS, journal_queue
 from tests.support.backends import Backends
+from tests.support.stack import ServiceProcess
 
 JsonObject = dict[str, Any]
 PARTITION_COUNT = 4
@@ -45,8 +47,19 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Held:
+    """What a process holds: files and connections, and tasks of its event loop."""
+
+    open_files: int
+    tasks: int
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """`tasks` are (user, title), `keys` the idempotency keys of calls, `queues` messages by queue."""
+    """`tasks` are (user, title), `keys` the idempotency keys of calls, `queues` messages by queue.
+
+    `held_at_rest` is what processes held before the attack, when nothing was under way, and `held` what they hold now.
+    """
 
     jobs: Sequence[Job]
     tasks: Sequence[tuple[str, str]]
@@ -54,6 +67,8 @@ class Snapshot:
     active_count: int
     queues: Mapping[str, int]
     stuck_sessions: Sequence[str]
+    held_at_rest: Mapping[str, Held] = field(default_factory=dict)
+    held: Mapping[str, Held] = field(default_factory=dict)
 
 
 async def settled(backends: Backends, *, seconds: float = 30.0) -> Snapshot:
@@ -138,6 +153,19 @@ async def _stuck_sessions(owner: asyncpg.Connection) -> list[str]:
         """
     )
     return [row["what"] for row in rows]
+
+
+async def held_by(processes: Sequence[ServiceProcess]) -> dict[str, Held]:
+    async with httpx2.AsyncClient(timeout=5) as http:
+        return {
+            process.name: Held(process.open_file_count(), await _task_count(http, process)) for process in processes
+        }
+
+
+async def _task_count(http: httpx2.AsyncClient, process: ServiceProcess) -> int:
+    metrics = (await http.get(f"{process.url}/metrics")).text
+    [count] = [line.split()[1] for line in metrics.splitlines() if line.startswith("parley_process_tasks ")]
+    return int(float(count))
 
 
 async def queue_lengths(url: str) -> dict[str, int]:

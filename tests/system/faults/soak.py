@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import get_args
 
 from deploy.local.postgres import PrivatePostgres
-from deploy.local.rabbitmq import PrivateRabbit
+from deploy.local.rabbitmq import PrivateRabbit, service_urls
 from shared.faults import CrashPoint
 from tests.support.backends import Backends, new_database
 from tests.support.services import private_postgres, private_rabbit
@@ -186,7 +186,7 @@ async def _rounds(  # noqa: PLR0913, PLR0917 - all that a soak is made of
             prefix = kind.upper().replace("-", "_")
             variables_of[f"{kind}-1"] = {
                 f"{prefix}_DATABASE_URL": url,
-                "RABBITMQ_URL": f"{broker_url}?heartbeat={HALF_OPEN_SECONDS}",
+                **service_urls(f"{broker_url}?heartbeat={HALF_OPEN_SECONDS}"),
             }
         stack = await opened.enter_async_context(
             running_stack(backends, folder, counts=counts, variables=QUICK_REPAIRS, variables_of=variables_of)

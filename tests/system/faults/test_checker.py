@@ -1,6 +1,7 @@
 """What the checker says of histories that no system may have, and that two lines of defence keep ours from having."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,8 +9,8 @@ from shared.events import ResponseEvents, is_terminal, response_of
 from shared.ids import Prefix, from_wire, new_wire_id
 from shared.states import JobStatus
 from tests.system.faults.checker import check
-from tests.system.faults.history import History, Read, Said
-from tests.system.faults.snapshot import Job, Snapshot
+from tests.system.faults.history import History, Read, Said, Seen
+from tests.system.faults.snapshot import Held, Job, Snapshot
 
 _USER = "ada"
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,6 +56,26 @@ def test_a_word_of_another_user_is_seen() -> None:
     assert "of ada holds something of grace" in violations
 
 
+def test_a_word_of_another_user_in_any_answer_is_seen() -> None:
+    foreign = Seen("grace", "GET /v1/files", 200, b'{"filename":"the plans of ada"}')
+    own = Seen(_USER, "GET /v1/files", 200, b'{"filename":"the plans of ada"}')
+
+    assert _verdict(_answer(), seen=[own]) == []
+    assert _verdict(_answer(), seen=[own, foreign]) == ["grace was shown something of ada: 200 to GET /v1/files"]
+
+
+def test_what_a_process_does_not_let_go_of_is_seen() -> None:
+    at_rest = {"gateway-0": Held(30, 12), "persistence-0": Held(20, 9)}
+    held = {"gateway-0": Held(46, 12), "persistence-0": Held(21, 10)}
+    snapshot = Snapshot([], [], [], 0, {}, [], held_at_rest=at_rest, held=held)
+
+    assert check(History(), snapshot) == [
+        "gateway-0 holds 46 open files, and held 30",
+        "persistence-0 holds 10 tasks, and held 9",
+    ]
+    assert check(History(), replace(snapshot, held=at_rest)) == []
+
+
 def _answer(text: str = "Hello") -> list[bytes]:
     writer = ResponseEvents({"id": new_wire_id(Prefix.RESPONSE), "status": "queued", "output": []})
     events = [writer.created(), *writer.text(text), *writer.close_message()]
@@ -65,7 +86,7 @@ def _final(events: Sequence[bytes]) -> dict[str, Any]:
     return next(response_of(event) for event in events if is_terminal(event))
 
 
-def _verdict(events: Sequence[bytes], told: Sequence[bytes] | None = None) -> list[str]:
+def _verdict(events: Sequence[bytes], told: Sequence[bytes] | None = None, *, seen: Sequence[Seen] = ()) -> list[str]:
     """Of a history of one message, whose journal holds `events` and whose reader was told `told`."""
     response_id, conversation_id = new_wire_id(Prefix.RESPONSE), new_wire_id(Prefix.CONVERSATION)
     said = Said(_USER, "hello", "chat", response_id=response_id, conversation_id=conversation_id, number=1)
@@ -88,4 +109,4 @@ def _verdict(events: Sequence[bytes], told: Sequence[bytes] | None = None) -> li
         intents=frozenset(),
     )
     snapshot = Snapshot(jobs=[job], tasks=[], keys=[], active_count=0, queues={}, stuck_sessions=[])
-    return check(History([said], [_USER, "grace"]), snapshot)
+    return check(History([said], [_USER, "grace"], list(seen)), snapshot)

@@ -37,15 +37,11 @@ async def test_a_reader_that_does_not_read_is_let_go_and_goes_on_later(whole: Ar
 
 
 async def test_clients_that_vanish_leave_nothing_behind_and_their_answers_come(whole: Arena) -> None:
-    user, gateway = whole.users[0], whole.stack.gateway()
-    said = await user.ask(tokens=200, delay_ms=20)
-    open_files_before = gateway.open_file_count()
-    for _ in range(2 * _STREAMS_MAX):  # more than may be open at once: those that vanished count no more
-        await asyncio.to_thread(_vanish, _opened_stream(whole, said))
+    await _visited_by_many_that_vanish(whole)
+    await whole.rest()
 
-    await whole.read(user, said)
+    await _visited_by_many_that_vanish(whole)
 
-    assert gateway.open_file_count() < open_files_before + 2 * _STREAMS_MAX
     assert await whole.verdict(attempts_max=1) == []
 
 
@@ -67,6 +63,15 @@ async def test_every_process_of_a_kind_is_replaced_under_load(kind: str, whole: 
     await talking
 
     assert await whole.verdict(attempts_max=3) == []
+
+
+async def _visited_by_many_that_vanish(arena: Arena) -> None:
+    """More than may be open at once: those that vanished count no more."""
+    talking = asyncio.create_task(arena.talk())
+    said = await arena.users[0].ask(tokens=100, delay_ms=20)
+    for _ in range(2 * _STREAMS_MAX):
+        await asyncio.to_thread(_vanish, _opened_stream(arena, said))
+    await asyncio.gather(talking, arena.read(arena.users[0], said))
 
 
 def _opened_stream(arena: Arena, said: Said) -> socket.socket:

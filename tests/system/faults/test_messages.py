@@ -10,7 +10,7 @@ from shared.messaging import CONTROL, JOBS, LIVE
 from tests.system.faults.history import Said
 from tests.system.faults.load import Arena
 from tests.system.faults.wire import Wire, chunk_of, row_when, wired
-from tests.system.faults.zombies import overtake_a_frozen_worker, speak_as_a_dead_attempt
+from tests.system.faults.zombies import end_once_more, overtake_a_frozen_worker, speak_as_a_dead_attempt
 
 
 async def test_a_job_that_is_sent_many_times_runs_once(whole: Arena) -> None:
@@ -104,6 +104,12 @@ async def test_the_last_words_of_a_dead_attempt_are_not_stored(arena: Arena) -> 
     await speak_as_a_dead_attempt(arena, arena.stack.processes["chat-worker-0"])
 
     assert await arena.verdict(attempts_max=2) == []
+
+
+async def test_an_answer_that_is_complete_does_not_fail_afterwards(whole: Arena) -> None:
+    await end_once_more(whole)
+
+    assert await whole.verdict(attempts_max=1) == []
 
 
 async def test_a_worker_that_froze_and_wakes_finds_its_job_gone(whole: Arena) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.rabbitmq import service_urls
 from shared.ids import Prefix, from_wire
 from tests.support.backends import Backends, new_backends
 from tests.support.stack import ServiceProcess, Stack, running_stack
@@ -12,7 +13,7 @@ from tests.support.tcp import Line, proxied
 from tests.system.faults.load import QUICK_REPAIRS, Arena
 from tests.system.faults.recorder import recording_tools
 from tests.system.faults.wire import row_when
-from tests.system.faults.zombies import overtake_a_frozen_worker, speak_as_a_dead_attempt
+from tests.system.faults.zombies import end_once_more, overtake_a_frozen_worker, speak_as_a_dead_attempt
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,15 @@ async def test_without_the_fence_of_the_journal_a_dead_attempt_is_heard(arena: A
     )
 
 
+async def test_without_what_keeps_an_end_an_answer_ends_twice(arena: Arena) -> None:
+    await arena.stack.restart_with({"persistence-0": {"PARLEY_SABOTAGE": "write_once"}})
+
+    await end_once_more(arena)
+
+    violations = await arena.verdict(seconds=6)
+    assert any("has 2 terminal events" in violation for violation in violations)
+
+
 async def test_without_the_ledger_a_finished_call_is_made_again(arena: Arena) -> None:
     async with recording_tools() as (url, effects):
         sabotage = {"TASK_TOOLS_URL": url, "PARLEY_SABOTAGE": "ledger"}
@@ -103,7 +113,7 @@ async def test_without_confirms_a_message_that_the_broker_never_got_waits_for_ev
     arena: Arena, broker_line: tuple[str, Line]
 ) -> None:
     url, line = broker_line
-    await arena.stack.restart_with({"gateway-0": {"RABBITMQ_URL": url, "PARLEY_SABOTAGE": "confirm"}})
+    await arena.stack.restart_with({"gateway-0": {**service_urls(url), "PARLEY_SABOTAGE": "confirm"}})
 
     line.cut()
     await arena.talk()

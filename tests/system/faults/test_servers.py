@@ -2,22 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from deploy.local.postgres import PrivatePostgres
-from deploy.local.rabbitmq import PrivateRabbit
+from deploy.local.rabbitmq import SERVICE_USERS, PrivateRabbit, user_password
 from tests.support.backends import Backends, new_database
 from tests.support.services import private_postgres, private_rabbit
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import ServiceProcess, Stack, running_stack
 from tests.support.waiting import wait_until
 from tests.system.faults.load import QUICK_REPAIRS, Arena
 
 _OUTAGE_SECONDS = 12
 _BACK_SECONDS_MAX = 15
+_ON_THE_BROKER = {"gateway", "chat-worker", "persistence"}
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,43 @@ async def test_the_broker_forgets_everything(whole: Arena, rabbit: PrivateRabbit
     assert {said.finals[-1]["status"] for said in before + meanwhile} == {"completed"}
 
 
+async def test_the_broker_forgets_everything_while_no_persistence_runs(whole: Arena, rabbit: PrivateRabbit) -> None:
+    """Only persistence makes what was forgotten. The others wait, accept meanwhile, and none of them ends."""
+    writers = whole.stack.of_kind("persistence")
+    others = [process for process in whole.stack.processes.values() if process not in writers]
+    for process in writers:
+        process.kill()
+    await asyncio.to_thread(rabbit.kill)
+    rabbit.wipe()
+    await asyncio.to_thread(rabbit.start)
+    accepted = await whole.users[0].ask(tokens=1)
+    await asyncio.gather(*(_says(process, "ChannelNotFoundEntity") for process in whole.stack.of_kind("chat-worker")))
+
+    for process in writers:
+        process.start()
+    await whole.users[0].follow(accepted)
+    await _flows_again(whole, time.monotonic())
+
+    assert [process.name for process in others if not process.is_running] == []
+    assert await whole.verdict(attempts_max=3) == []
+
+
+async def test_the_broker_does_not_let_anybody_in_for_a_while(whole: Arena, rabbit: PrivateRabbit) -> None:
+    """As one whose users are made by hand after it forgot them: messages are accepted, and nobody ends."""
+    processes = [process for process in whole.stack.processes.values() if process.kind in _ON_THE_BROKER]
+    await _set_passwords(rabbit, dict.fromkeys(SERVICE_USERS.values(), "another"))
+    await asyncio.to_thread(rabbit.control, "close_all_connections", "--global", "who are you")
+    accepted = await whole.users[0].ask(tokens=1)
+    await asyncio.gather(*(_says(process, "broker_access_refused") for process in processes))
+
+    await _set_passwords(rabbit, {user: user_password(user, rabbit.url) for user in SERVICE_USERS.values()})
+    await whole.users[0].follow(accepted)
+    await _flows_again(whole, time.monotonic())
+
+    assert [process.name for process in processes if not process.is_running] == []
+    assert await whole.verdict(attempts_max=3) == []
+
+
 async def test_the_broker_takes_nothing_for_a_while(whole: Arena, rabbit: PrivateRabbit) -> None:
     """An alarm blocks whoever publishes, as a full disk does."""
     await asyncio.to_thread(rabbit.control, "set_vm_memory_high_watermark", "0.0000001")
@@ -118,6 +156,27 @@ async def _talk_for_a_while(arena: Arena) -> None:
 
 async def _gateway_says(arena: Arena, word: str) -> bool:
     return word in arena.stack.logs("gateway")
+
+
+async def _set_passwords(rabbit: PrivateRabbit, passwords: Mapping[str, str]) -> None:
+    """In one go, as rabbitmqctl takes longer to start than to do anything."""
+    change = 'rabbit_auth_backend_internal:change_password(<<"{}">>, <<"{}">>, <<"test">>)'
+    changes = ", ".join(change.format(user, password) for user, password in passwords.items())
+    await asyncio.to_thread(rabbit.control, "eval", f"{changes}.")
+
+
+async def _says(process: ServiceProcess, word: str) -> None:
+    """Waits until `process` logs `word` once more."""
+
+    def count() -> int:
+        return process.log.read_text(errors="replace").count(word)
+
+    before = count()
+
+    async def says_it_again() -> bool:
+        return count() > before
+
+    await wait_until(says_it_again, seconds=15, what=f"{process.name} says {word}")
 
 
 async def _flows_again(arena: Arena, back_at: float) -> None:

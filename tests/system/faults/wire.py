@@ -13,6 +13,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from shared.contracts import JournalChunk, JournalChunks, Message, encode, raw_events
 from shared.messaging import CONTROL, LIVE, journal_queue, partition_of
+from shared.states import JobStatus
 from tests.support.backends import Backends
 from tests.support.waiting import wait_until
 from tests.system.faults.snapshot import PARTITION_COUNT, Job
@@ -80,6 +81,24 @@ def late_chunk(job_id: UUID, conversation_id: UUID, *, attempt: int, first_seq: 
                 attempt=attempt,
                 first_seq=first_seq,
                 events=raw_events(_deltas(first_seq, count)),
+            )
+        ]
+    )
+
+
+def second_end(job: Job) -> JournalChunks:
+    """Word from its last attempt that the job failed, when it has ended otherwise and told so."""
+    failed = (job.response or {}) | {"status": "failed", "output": []}
+    event = {"type": "response.failed", "sequence_number": len(job.events), "response": failed}
+    return JournalChunks(
+        chunks=[
+            JournalChunk(
+                job_id=job.id,
+                conversation_id=job.conversation_id,
+                attempt=job.attempt,
+                first_seq=len(job.events),
+                events=raw_events([msgspec.json.encode(event)]),
+                ended_as=JobStatus.FAILED,
             )
         ]
     )

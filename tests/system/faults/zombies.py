@@ -1,4 +1,4 @@
-"""Attempts that are over and do not know it: two stories that are told with and without protection."""
+"""Attempts that are over and do not know it: stories that are told with and without protection."""
 
 import asyncio
 import signal
@@ -7,7 +7,7 @@ from shared.ids import Prefix, from_wire
 from tests.support.stack import ServiceProcess
 from tests.system.faults.history import Said
 from tests.system.faults.load import Arena, died
-from tests.system.faults.wire import Wire, late_chunk, row_when, wired
+from tests.system.faults.wire import Wire, late_chunk, row_when, second_end, wired
 
 _THINKING_MS = 3_000  # longer than it takes to freeze a worker that began to wait for its model
 
@@ -29,6 +29,18 @@ async def _say_more(arena: Arena, wire: Wire, spoken: Said) -> None:
     if row["ended_at"] is None:
         words = late_chunk(job_id, row["conversation_id"], attempt=1, first_seq=row["next_seq"] - 3, count=500)
         await wire.send_to_persistence(row["conversation_id"], words)
+
+
+async def end_once_more(arena: Arena) -> None:
+    """The worker of an answer that is complete says that it failed; then the conversation goes on."""
+    user = arena.users[0]
+    said = await user.ask()
+    await arena.read(user, said)
+    [job] = [job for job in (await arena.snapshot()).jobs if job.response_id == said.response_id]
+    async with wired(arena.backends) as wire:
+        await wire.send_to_persistence(job.conversation_id, second_end(job))
+        # Its events take the same way, so the second end was heard when these are.
+        await arena.read(user, await user.ask(said.conversation_id))
 
 
 async def overtake_a_frozen_worker(arena: Arena) -> Said:
