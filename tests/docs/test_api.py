@@ -26,7 +26,7 @@ _DECLARATION = re.compile(r"^(?:const|let) ", re.MULTILINE)
 _ENDPOINT = re.compile(r"`(GET|POST|PUT|PATCH|DELETE)((?:, (?:GET|POST|PUT|PATCH|DELETE))*) (/[^`?\s]*)[^`]*`")
 _CODE_ROW = re.compile(r"^\| `(\w+)`(?:, `\w+`)* \|", re.MULTILINE)
 _RAISED = re.compile(r'(?:Error|_unavailable|_refused)\(\s*"([a-z_]+)"')
-_NOT_TOLD = {"bad_message", "broker_unavailable"}  # between services only
+_NOT_TOLD = {"broker_unavailable"}  # between services only
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,13 @@ async def _mistakes_of(page: Path, name: str, url: str, folder: Path) -> list[st
     script = folder / _LANGUAGES[name].filename
     script.write_text(_program_of(examples, _LANGUAGES[name]))
     command = await asyncio.to_thread(_LANGUAGES[name].command, script)
-    variables = {"BASE_URL": url, "TOKEN": token_of(f"{page.stem}-{name}")}
+    user_id = f"{page.stem}-{name}"
+    variables = {
+        "BASE_URL": url,
+        "TOKEN": token_of(user_id),
+        "USER_ID": user_id,
+        "ADMIN_TOKEN": token_of(f"operator-{user_id}", roles=["admin"]),
+    }
     try:
         output = await output_of(command, folder, variables, seconds_max=_SECONDS_MAX)
     except ProgramFailedError as error:
