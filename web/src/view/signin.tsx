@@ -1,0 +1,91 @@
+/** The door: by a name where the installation is local, else by an access token. */
+
+import { type ReactNode, useState } from "react";
+
+import mark from "../icon.svg";
+import { useWords } from "../i18n";
+import { useApp, useShown } from "./context";
+
+export function SignIn(): ReactNode {
+  const words = useWords();
+  const app = useApp();
+  const isDevLoginOffered = useShown((state) => state.isDevLoginOffered);
+  const isUnreachable = useShown((state) => state.session === "unreachable");
+  const [isByToken, setByToken] = useState(false);
+  const [fault, setFault] = useState("");
+  const [text, setText] = useState("");
+  const [isBusy, setBusy] = useState(false);
+  const byToken = isByToken || !isDevLoginOffered;
+
+  const enter = async (): Promise<void> => {
+    setFault("");
+    setBusy(true);
+    try {
+      const isIn = await app.signIn(byToken ? { token: text.trim() } : { user: text.trim() });
+      if (!isIn) setFault(byToken ? words.signIn.refusedToken : words.signIn.refusedName);
+    } catch {
+      setFault(words.signIn.unreachable);
+    } finally {
+      setBusy(false);
+    }
+  };
+
+  return (
+    <main className="door">
+      <form
+        onSubmit={(event) => {
+          event.preventDefault();
+          void enter();
+        }}
+      >
+        <img className="mark-of-ours" src={mark} alt="" />
+        <h1>{words.signIn.title}</h1>
+        <p>{words.signIn.lead}</p>
+        {isUnreachable ? (
+          <p role="status" className="note">
+            {words.signIn.unreachable}
+          </p>
+        ) : (
+          <>
+            <label htmlFor="credential">{byToken ? words.signIn.token : words.signIn.userName}</label>
+            <input
+              id="credential"
+              key={String(byToken)}
+              type={byToken ? "password" : "text"}
+              value={text}
+              autoFocus
+              autoComplete={byToken ? "off" : "username"}
+              spellCheck={false}
+              aria-describedby="credential-hint"
+              onChange={(event) => setText(event.target.value)}
+            />
+            <p id="credential-hint" className="note">
+              {byToken ? words.signIn.tokenHint : words.signIn.userHint}
+            </p>
+            {fault && (
+              <p role="alert" className="problem">
+                {fault}
+              </p>
+            )}
+            <button type="submit" className="primary" disabled={isBusy || text.trim() === ""}>
+              {words.signIn.enter}
+            </button>
+            {isDevLoginOffered && (
+              <button
+                type="button"
+                className="link"
+                onClick={() => {
+                  setByToken(!isByToken);
+                  setText("");
+                  setFault("");
+                }}
+              >
+                {byToken ? words.signIn.useName : words.signIn.useToken}
+              </button>
+            )}
+          </>
+        )}
+      </form>
+    </main>
+  );
+}

@@ -1,0 +1,152 @@
+/** The open conversation: its turns, and the box to say something in. */
+
+import { type ReactNode, useCallback, useEffect, useMemo, useRef, useState } from "react";
+
+import { approvals as approvalsOf, isOpen, openTurn, type Transcript, turnWith } from "../protocol/transcript";
+import { useWords } from "../i18n";
+import { Composer } from "./composer";
+import { useApp, useShown } from "./context";
+import { Icon } from "./icons";
+import { Skeleton } from "./parts";
+import { useScrolling } from "./scrolling";
+import { TurnView } from "./turn";
+
+/** `welcome` is what an empty conversation shows. */
+export function ThreadView({ welcome = <Welcome /> }: { readonly welcome?: ReactNode }): ReactNode {
+  const words = useWords();
+  const app = useApp();
+  const thread = useShown((state) => state.thread);
+  const { transcript, phase, sendCount } = thread;
+  const [putBack, setPutBack] = useState<{ readonly text: string } | null>(null);
+  const giveBack = useCallback((text: string) => setPutBack({ text }), []);
+  const approvals = useApprovals(transcript);
+  const place = useRef(0);
+  // A conversation that has just begun gets an id, and stays the same to its reader.
+  const lastId = useRef(thread.conversationId);
+  if (lastId.current !== thread.conversationId && !(lastId.current === null && sendCount > 0)) place.current += 1;
+  lastId.current = thread.conversationId;
+  const isEmpty = phase === "ready" && transcript.length === 0;
+  const scrolling = useScrolling(`${place.current} ${phase} ${isEmpty}`, transcript[0]?.id ?? "", transcript.at(-1)?.id ?? "");
+  const { toEnd, toRow, content } = scrolling;
+  useEffect(() => {
+    if (sendCount > 0) toEnd();
+  }, [sendCount, toEnd]);
+  const { found } = thread;
+  const foundTurn = found ? turnWith(transcript, found) : undefined;
+  useEffect(() => {
+    const row = found && content.current?.querySelector<HTMLElement>("[data-found]");
+    if (!row) return;
+    toRow(row);
+    row.focus({ preventScroll: true });
+  }, [found, content, toRow]);
+  const isBusy = transcript.some((turn) => isOpen(turn) || turn.status === "sending");
+
+  return (
+    <main className="thread" aria-label={thread.title || words.thread.label}>
+      <div className="scroll" ref={scrolling.frame} tabIndex={0} role="region" aria-label={words.thread.label}>
+        <div className="column" ref={scrolling.content}>
+          {phase === "loading" && <Skeleton lines={6} />}
+          {phase === "gone" && <Elsewhere title={words.thread.goneTitle} text={words.thread.goneText} action={words.thread.goBack} onAction={() => app.newConversation()} />}
+          {phase === "failed" && (
+            <Elsewhere title={words.thread.failedTitle} text={words.thread.failedText} action={words.tryAgain} onAction={() => void app.parts.thread.refresh()} />
+          )}
+          {isEmpty && welcome}
+          {phase === "ready" && thread.hasEarlier && (
+            <button type="button" className="earlier" disabled={thread.isLoadingEarlier} onClick={() => void app.parts.thread.loadEarlier()}>
+              {thread.isLoadingEarlier ? words.loading : words.thread.loadEarlier}
+            </button>
+          )}
+          {phase === "ready" &&
+            transcript.map((turn) => (
+              <TurnView
+                key={turn.id}
+                turn={turn}
+                problem={thread.problems.get(turn.id)}
+                isEditing={thread.editing === turn.id}
+                foundItemId={turn === foundTurn ? (found?.itemId ?? null) : null}
+                isBusy={isBusy}
+                approvals={approvals}
+                onDiscarded={giveBack}
+              />
+            ))}
+        </div>
+      </div>
+      <div className="dock">
+        {!scrolling.isAtEnd && (
+          <button type="button" className="to-end" onClick={toEnd} aria-label={scrolling.hasNews ? words.thread.toEndUnread : words.thread.toEnd} title={words.thread.toEnd}>
+            <Icon name="down" />
+            {scrolling.hasNews && <span className="dot" />}
+          </button>
+        )}
+        {phase !== "gone" && <Composer putBack={putBack} />}
+      </div>
+      <Announcer />
+    </main>
+  );
+}
+
+/** The same map as long as it says the same, so that turns are not rendered again for it. */
+function useApprovals(transcript: Transcript): ReadonlyMap<string, boolean> {
+  const kept = useRef<ReadonlyMap<string, boolean>>(new Map());
+  return useMemo(() => {
+    const now = approvalsOf(transcript);
+    if (now.size !== kept.current.size) kept.current = now;
+    return kept.current;
+  }, [transcript]);
+}
+
+function Elsewhere({ title, text, action, onAction }: Readonly<Record<"title" | "text" | "action", string>> & { readonly onAction: () => void }): ReactNode {
+  return (
+    <section className="elsewhere">
+      <h2>{title}</h2>
+      <p>{text}</p>
+      <button type="button" className="primary" onClick={onAction}>
+        {action}
+      </button>
+    </section>
+  );
+}
+
+function Welcome(): ReactNode {
+  const words = useWords();
+  const app = useApp();
+  const userId = useShown((state) => state.userId);
+  return (
+    <section className="welcome">
+      <h2>{words.welcome.title(userId)}</h2>
+      <p>{words.welcome.lead}</p>
+      <ul>
+        {words.welcome.starters.map((starter) => (
+          <li key={starter}>
+            <button type="button" onClick={() => app.send(starter)}>
+              {starter}
+            </button>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+/** Tells those who do not see it how an answer goes: that it begins, and how it ended. */
+function Announcer(): ReactNode {
+  const words = useWords();
+  const running = useShown((state) => openTurn(state.thread.transcript)?.id ?? null);
+  const thread = useShown((state) => state.thread);
+  const followed = useRef<string | null>(null);
+  const [said, say] = useState<keyof typeof words.status | null>(null);
+  useEffect(() => {
+    if (running === followed.current) return;
+    const ended = thread.transcript.find((turn) => turn.id === followed.current);
+    followed.current = running;
+    if (running !== null) say("answering");
+    else if (!ended) say(null);
+    else if (ended.status === "cancelled") say("stopped");
+    else say(ended.status === "failed" ? "failed" : "complete");
+  }, [running, thread]);
+  return (
+    <p className="unseen" role="status" aria-live="polite">
+      {said && words.status[said]}
+    </p>
+  );
+}
