@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -614,6 +615,22 @@ async def test_a_server_that_never_listed_costs_its_tools_only_and_is_not_asked_
     assert [[tool.server_label for tool in tools] for tools in offered] == [["odd"]] * 3
     assert other.list_count == 1
     assert odd.list_count == 1
+
+
+async def test_the_first_list_of_our_own_server_is_asked_for_again(url: str, odd: OddServer) -> None:
+    odd.list_status = 503
+    async with McpTools(
+        [ToolServer("odd", url, token_for)], replace(LIMITS, first_list_delays_seconds=(0.01,) * 500)
+    ) as tools:
+        asked = asyncio.create_task(tools.for_user("ada").list())
+
+        async def is_asked_again() -> bool:
+            return odd.list_count >= 2
+
+        await wait_until(is_asked_again, what="another question for the list")
+        odd.list_status = 200
+
+        assert await asked
 
 
 async def test_names_that_a_model_endpoint_refuses_and_tools_over_the_limit_are_left_out(

@@ -104,7 +104,7 @@ class ChatWorkerSettings(BrokerSettings):
     # Of one model round, where its endpoint streams it; the rest is not told.
     reasoning_bytes_max: Annotated[int, Field(ge=0)] = 65_536
     model_retry_delays_seconds: tuple[float, ...] = (0.2, 1.0)
-    # Of a call that may be repeated and whose outcome is unknown.
+    # Of a call that may be repeated and whose outcome is unknown; of the first list of our own tools.
     tool_retry_delays_seconds: tuple[float, ...] = (0.5, 2.0, 5.0)
 
     # Each of a tool server's calls and lists, and what is taken of them.
@@ -185,6 +185,7 @@ class ChatWorkerSettings(BrokerSettings):
             list_seconds=self.tool_list_seconds,
             connect_seconds=self.tool_connect_seconds,
             list_ttl_seconds=self.tool_list_ttl_seconds,
+            first_list_delays_seconds=self.tool_retry_delays_seconds,
             body_bytes_max=self.tool_body_bytes_max,
             result_bytes_max=self.tool_result_bytes_max,
             tool_count_max=self.tool_count_max,

@@ -125,12 +125,17 @@ class MintedTokens:
 
 @dataclass(frozen=True, slots=True)
 class ToolClientLimits:
-    """What one server may cost. `result_bytes_max` is what the model reads, `body_bytes_max` what we do."""
+    """What one server may cost. `result_bytes_max` is what the model reads, `body_bytes_max` what we do.
+
+    `first_list_delays_seconds` are waited before one of our own servers that never told its list is asked again:
+    without it, whoever writes just then is told that nothing can be done.
+    """
 
     call_seconds: float = 30.0
     list_seconds: float = 5.0
     connect_seconds: float = 2.0
     list_ttl_seconds: float = 60.0
+    first_list_delays_seconds: tuple[float, ...] = ()
     body_bytes_max: int = 2 * 1024 * 1024
     result_bytes_max: int = 32 * 1024
     tool_count_max: int = 64
@@ -342,6 +347,12 @@ class _Connector:
     async def _refresh_listing(self, user_id: str) -> None:
         began_at = asyncio.get_running_loop().time()
         listing = await self._fetch_listing(user_id)
+        for delay_seconds in self._limits.first_list_delays_seconds if self._is_own and self._listing is None else ():
+            if listing is not None:
+                break
+            await asyncio.sleep(delay_seconds)
+            began_at = asyncio.get_running_loop().time()
+            listing = await self._fetch_listing(user_id)
         lifetime = _LIST_RETRY_SECONDS if listing is None else self._limits.list_ttl_seconds
         self._listing = listing or self._listing
         self._listing_fresh_until = began_at + min(lifetime, self._limits.list_ttl_seconds)
