@@ -292,14 +292,13 @@ async def test_a_page_whose_own_name_leads_here_logs_nobody_in(stranger: Caller,
     assert answer.status_code == status
 
 
-async def test_logins_without_a_token_are_limited(
-    gateway: FastAPI, stranger: Caller, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_logins_without_a_token_are_limited(gateway: FastAPI, stranger: Caller) -> None:
     services = gateway.state.services
-    logins = Rates("logins", per_second_max=0.001, burst_max=2)
-    monkeypatch.setattr(gateway.state, "services", replace(services, logins=logins))
-
-    answers = [await stranger.post("/session/dev", json={"user_id": "ada"}) for _ in range(3)]
+    gateway.state.services = replace(services, logins=Rates("logins", per_second_max=0.001, burst_max=2))
+    try:
+        answers = [await stranger.post("/session/dev", json={"user_id": "ada"}) for _ in range(3)]
+    finally:
+        gateway.state.services = services
 
     assert [answer.status_code for answer in answers] == [201, 201, 429]
     assert int(answers[-1].headers["retry-after"]) > 0
