@@ -158,8 +158,8 @@ async def test_another_gateway_knows_within_seconds_and_closes_what_is_open(
 async def test_a_stream_closes_when_its_token_ends(serve: Serve, turns: Turns) -> None:
     user_id = f"user-{uuid7().hex}"
     accepted = await turns.ask(user_id, "hello")
-    token, ends_at = token_of(user_id, lifetime_seconds=2), time.time() + 2
     async with serve(jwt_leeway_seconds=1.0) as served:
+        token, ends_at = token_of(user_id, lifetime_seconds=3), time.time() + 3
         headers = {"authorization": f"Bearer {token}"}
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", headers=headers, timeout=30) as http:
             path = f"/v1/responses/{accepted.response_id}?stream=true"
