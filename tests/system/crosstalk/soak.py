@@ -97,7 +97,9 @@ class Field:
 
     async def _measure(self, over: asyncio.Event) -> None:
         """The metrics of all, again and again until it is over, and once more."""
-        async with httpx2.AsyncClient(timeout=20) as http:
+        # A connection that was idle for as long as a server keeps it may be closed just as it is used again.
+        unkept = httpx2.Limits(max_keepalive_connections=0)
+        async with httpx2.AsyncClient(timeout=20, limits=unkept) as http:
             while True:
                 is_last = over.is_set()
                 for name, process in self.stack.processes.items():

@@ -126,10 +126,8 @@ function AttachButton(): ReactNode {
       <input
         ref={input}
         type="file"
-        className="unseen"
+        hidden
         multiple
-        tabIndex={-1}
-        aria-hidden="true"
         onChange={(event) => {
           app.attach([...(event.target.files ?? [])]);
           event.target.value = ""; // the same one may be chosen again
