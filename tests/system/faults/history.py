@@ -220,11 +220,17 @@ class Talker:
         """The data of the events behind `starting_after`; None for the end. One connection, which may just break."""
         params = {"stream": "true"} | ({"starting_after": str(starting_after)} if starting_after >= 0 else {})
         url = f"{next(self._gateways)}/v1/responses/{said.response_id}"
-        async with self._http.stream("GET", url, params=params) as answer:
+        headers = {"x-request-id": stream_request_id(said, starting_after)}
+        async with self._http.stream("GET", url, params=params, headers=headers) as answer:
             if answer.status_code in _LATER:
                 raise httpx2.ReadError("not now")
             assert answer.status_code == httpx2.codes.OK, (await answer.aread()).decode()
             yield _data(answer)
+
+
+def stream_request_id(said: Said, starting_after: int) -> str:
+    """What the gateways' logs call the request for this stream."""
+    return f"{said.response_id}.{starting_after}"
 
 
 async def _data(answer: httpx2.Response) -> AsyncIterator[bytes | None]:

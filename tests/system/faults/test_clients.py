@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.stack import token_of
 from tests.support.waiting import wait_until
-from tests.system.faults.history import Read, Said
+from tests.system.faults.history import Read, Said, stream_request_id
 from tests.system.faults.load import QUICK_REPAIRS, Arena
 
 _STREAMS_MAX = int(QUICK_REPAIRS["GATEWAY_STREAMS_PER_USER_MAX"])
@@ -26,8 +26,8 @@ async def test_a_reader_that_does_not_read_is_let_go_and_goes_on_later(whole: Ar
             taken.events.append(event)
             if len(taken.events) == 1:
                 await whole.read(other, await other.ask())
-                # The gateway tells of a request when it is over, and there was no other one of this path.
-                is_over = partial(_says, whole, f'"/v1/responses/{said.response_id}"')
+                # The gateway tells of a request when it is over.
+                is_over = partial(_says, whole, f'"{stream_request_id(said, -1)}"')
                 await wait_until(is_over, seconds=30, what="the reader is let go")
 
     await user.follow(said, starting_after=len(taken.events) - 1)
