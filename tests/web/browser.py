@@ -24,4 +24,6 @@ def chromium() -> tuple[Path, dict[str, str]]:
         if not all(unpacked.holds(name) for name in _PACKAGES):
             places.tools.mkdir(parents=True, exist_ok=True)
             unpacked.add(_PACKAGES)
-    return unpacked.folder / "usr/lib/chromium/chromium", {"LD_LIBRARY_PATH": unpacked.loader_path}
+    # PulseAudio's own library is in a folder of its own, which only an installed one is told of.
+    folders = [unpacked.loader_path, *map(str, unpacked.folder.glob("usr/lib/*-linux-*/pulseaudio"))]
+    return unpacked.folder / "usr/lib/chromium/chromium", {"LD_LIBRARY_PATH": ":".join(folders)}
