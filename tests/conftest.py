@@ -14,6 +14,13 @@ def database_urls() -> Iterator[dict[str, str]]:
         yield urls
 
 
+@pytest.fixture(scope="module")
+def own_database_urls() -> Iterator[dict[str, str]]:
+    """As `database_urls`, but one module's: for tests of what is in whole tables, or of how they are read."""
+    with new_database() as urls:
+        yield urls
+
+
 @pytest.fixture(scope="session")
 def rabbitmq_url() -> Iterator[str]:
     """The URL of a virtual host of the tests' own."""

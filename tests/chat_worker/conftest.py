@@ -1,6 +1,7 @@
 """The services' own connections to one real Postgres, and a worker on them."""
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -19,6 +20,12 @@ class Connected:
 
 @pytest.fixture(scope="session")
 async def connected(database_urls: Mapping[str, str]) -> AsyncIterator[Connected]:
+    async with connected_to(database_urls) as connected:
+        yield connected
+
+
+@asynccontextmanager
+async def connected_to(database_urls: Mapping[str, str]) -> AsyncIterator[Connected]:
     opened = [
         await Database.connect(database_urls[role], application_name="test", pool_size=4)
         for role in ("parley_gateway", "parley_worker", "parley_persistence")

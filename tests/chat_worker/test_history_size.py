@@ -14,7 +14,7 @@ from chat_worker.agent.prompt import PromptLimits
 from chat_worker.history import HistoryLimits
 from shared.db import Database
 from shared.ids import uuid7
-from tests.chat_worker.conftest import Connected
+from tests.chat_worker.conftest import Connected, connected_to
 
 PROMPT_LIMITS = PromptLimits(token_count_max=2_000)
 LIMITS = HistoryLimits(1_000, 2 * PROMPT_LIMITS.history_bytes_max, 4_000)
@@ -41,9 +41,16 @@ class Long:
 
 
 @pytest.fixture(scope="module")
-async def made(database_urls: Mapping[str, str]) -> dict[int, Long]:
+async def connected(own_database_urls: Mapping[str, str]) -> AsyncIterator[Connected]:
+    """On a database of these tests' own: the plans that are looked at depend on all that is in the tables."""
+    async with connected_to(own_database_urls) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+async def made(connected: Connected) -> dict[int, Long]:
     """Conversations by their number of turns, next to each other."""
-    owner = await asyncpg.connect(database_urls["owner"])
+    owner = await asyncpg.connect(connected.owner_url)
     try:
         made = {turn_count: await make(owner, turn_count) for turn_count in (500, 10_000)}
         await owner.execute("analyze jobs, messages, items, tool_calls, summaries")

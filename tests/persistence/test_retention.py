@@ -164,11 +164,13 @@ async def test_denials_go_a_day_after_they_are_over(services: Services, database
     owner = await asyncpg.connect(database_urls["owner"])
     for until in ("now() - interval '2 days'", "now() - interval '1 hour'", "now() + interval '1 hour'", "'infinity'"):
         value, statement = until.strip("'"), "insert into denials (id, kind, value, created_by, until) values "
-        await owner.execute(f"{statement} (gen_random_uuid(), 'subject', $1, 'olga', {until})", value)
+        await owner.execute(f"{statement} (gen_random_uuid(), 'subject', $1, 'retention', {until})", value)
 
     await a_retention(services, _KEEP_ALL).run_once()
 
-    kept = [row["value"] for row in await owner.fetch("delete from denials where created_by = 'olga' returning value")]
+    kept = [
+        row["value"] for row in await owner.fetch("delete from denials where created_by = 'retention' returning value")
+    ]
     await owner.close()
     assert sorted(kept) == ["infinity", "now() + interval '1 hour", "now() - interval '1 hour"]
 
