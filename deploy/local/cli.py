@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deploy.local import (
     audit,
+    bench,
     containers,
     credentials,
     environment,
@@ -61,7 +62,7 @@ def _end_by_exception(_number: int, _frame: object) -> None:
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
-    passing_on = {"test": _test, "soak": _soak, "psql": _psql, "ops": _ops}
+    passing_on = {"test": _test, "soak": _soak, "psql": _psql, "ops": _ops, "bench": _bench}
     if arguments and arguments[0] in passing_on:  # all that follows is the other program's, its options too
         return argparse.Namespace(run=passing_on[arguments[0]], arguments=arguments[1:])
     parser = argparse.ArgumentParser(prog="./dev", description="Run and check Parley on this machine.")
@@ -97,6 +98,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     commands.add_parser("psql", help="open the database as its owner; all arguments go to psql")
     commands.add_parser("ops", help="look at jobs, dead letters and queues, and help a stuck one; ops --help says how")
     commands.add_parser("test", help="run the tests against real servers; all arguments go to pytest")
+    commands.add_parser("bench", help="measure the system beside others; bench --help says what")
     commands.add_parser(
         "soak", help="break a system of its own at random and check it; with --cross-talk, many users on it"
     )
@@ -171,6 +173,10 @@ def _ops(places: Places, asked: argparse.Namespace) -> int:
 
 def _test(places: Places, asked: argparse.Namespace) -> int:
     return testing.run(places, asked.arguments)
+
+
+def _bench(places: Places, asked: argparse.Namespace) -> int:
+    return bench.run(places, asked.arguments)
 
 
 def _soak(places: Places, asked: argparse.Namespace) -> int:

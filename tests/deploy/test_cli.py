@@ -15,7 +15,22 @@ import pytest
 from deploy.local.places import Places
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("up", "down", "status", "logs", "psql", "ops", "url", "token", "test", "check", "audit", "fuzz", "clean")
+COMMANDS = (
+    "up",
+    "down",
+    "status",
+    "logs",
+    "psql",
+    "ops",
+    "url",
+    "token",
+    "test",
+    "bench",
+    "check",
+    "audit",
+    "fuzz",
+    "clean",
+)
 
 
 @pytest.fixture

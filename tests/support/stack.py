@@ -206,7 +206,7 @@ def _environment(backends: Backends, first_ports: Mapping[str, int], variables: 
         "JWT_SECRET": JWT_SECRET,
         "TOOL_TOKEN_SECRET": secrets.token_hex(32),
         "TASK_TOOLS_URL": f"http://{LOOPBACK}:{first_ports['task-tools']}/mcp",
-        "OPENAI_BASE_URL": f"http://{LOOPBACK}:{first_ports['demo-model']}/v1",
+        "OPENAI_BASE_URL": f"http://{LOOPBACK}:{first_ports.get('demo-model', 0)}/v1",
         "OPENAI_API_KEY": "demo",
         "MODEL": "demo",
         # Tests count what the model is asked, and what the broker carries.

@@ -1,0 +1,1 @@
+"""What Parley costs and how far it goes, beside others: `./dev bench`, explained in docs/performance.md."""

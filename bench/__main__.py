@@ -1,0 +1,64 @@
+"""`./dev bench`: measures the systems beside each other, on servers that the environment names."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from bench.rounds import Plan, measured
+from bench.scenarios import SCENARIOS, raise_file_limit
+from bench.systems import SYSTEMS, System
+from deploy.local import toolchain
+from deploy.local.places import Places
+from deploy.local.terminal import Failure, say
+
+
+def main() -> None:
+    asked = _parser().parse_args()
+    raise_file_limit()
+    systems = [SYSTEMS[name] for name in asked.systems or SYSTEMS]
+    scenarios = [SCENARIOS[name] for name in asked.scenarios or SCENARIOS]
+    plan = Plan(systems, scenarios, asked.runs, asked.scale, _environments(systems))
+    sys.stdout.write(json.dumps(list(measured(plan)), indent=1) + "\n")
+
+
+def _environments(systems: Sequence[System]) -> Path:
+    """Make those that are missing; returns the folder that they are in."""
+    places = Places.of()
+    folder = places.local / "bench"
+    folder.mkdir(exist_ok=True)
+    for system in systems:
+        if system.packages is not None:
+            say("bench", f"packages of {system.name}")
+            toolchain.sync_apart(places, system.packages, folder / system.packages.name)
+    return folder
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./dev bench", description="Measure Parley beside others.")
+    parser.add_argument("--systems", type=_names_of(SYSTEMS), help=f"of {', '.join(SYSTEMS)}")
+    parser.add_argument("--scenarios", type=_names_of(SCENARIOS), help=f"of {', '.join(SCENARIOS)}")
+    parser.add_argument("--runs", type=int, default=5, help="rounds; the report has their medians")
+    parser.add_argument("--scale", type=float, default=1.0, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", dest="scale", action="store_const", const=0.2, help="a fifth of the time for each")
+    return parser
+
+
+def _names_of(known: Mapping[str, object]) -> Callable[[str], list[str]]:
+    """Reads a comma list of names, each of them known."""
+
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := set(names) - set(known):
+            raise argparse.ArgumentTypeError(f"there is no {', '.join(sorted(unknown))}")
+        return names
+
+    return read
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as failure:
+        sys.exit(f"bench: {failure}")

@@ -1,0 +1,118 @@
+"""Rounds of measurements: every system through every scenario, then all of them again (A B C, A B C, …)."""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import uvloop
+
+from bench.meters import Servers
+from bench.scenarios import Bench, Scenario
+from bench.systems import FOLDER, Running, Surroundings, System, end, start
+from deploy.local.ports import LOOPBACK, free_ports
+from deploy.local.terminal import say
+from tests.support.backends import new_backends
+
+Measurement = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured. `environments` is the folder of the systems' own packages."""
+
+    systems: Sequence[System]
+    scenarios: Sequence[Scenario]
+    runs: int
+    scale: float
+    environments: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    url: str
+    pid: int
+
+
+def measured(plan: Plan) -> Iterator[Measurement]:
+    """One measurement after another, as plain values."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, running_model(Path(folder)) as model:
+        for number in range(1, plan.runs + 1):
+            for system in plan.systems:
+                say("bench", f"round {number} of {plan.runs}: {system.name}")
+                own = Path(folder) / f"{number}-{system.name}"
+                own.mkdir()
+                yield from _round(plan, system, model, own, number)
+
+
+def _round(plan: Plan, system: System, model: Model, folder: Path, number: int) -> list[Measurement]:
+    """One system, newly started on an empty database and queues of its own."""
+    with new_backends() as backends:
+        around = Surroundings(backends, folder, model.url, plan.environments)
+        servers = _servers(backends.database_urls["owner"])
+
+        async def run() -> list[Measurement]:
+            found: list[Measurement] = []
+            async with system.start(around) as running:
+                for seed, scenario in enumerate(plan.scenarios, start=number * 100):
+                    if not scenario.feature or scenario.feature in system.features:
+                        result = await _one(running, scenario, Bench(running, servers, model.pid, seed, plan.scale))
+                        found.append({"system": system.name, "scenario": scenario.name, "round": number, **result})
+            return found
+
+        return uvloop.run(run())
+
+
+async def _one(running: Running, scenario: Scenario, bench: Bench) -> Measurement:
+    began = time.monotonic()
+    result: Measurement = msgspec.to_builtins(await scenario.run(bench))
+    say(running.dialect.name, f"{scenario.name}: {_in_short(result)} ({time.monotonic() - began:.0f} s)")
+    return result
+
+
+def _in_short(result: Measurement) -> str:
+    first = result.get("first_token_ms")
+    parts = [f"{result['turns']} turns, {result['failed']} failed, {result['wrong_answers']} wrong"]
+    parts += [f"first token {first['p50']:.1f}/{first['p95']:.1f} ms"] if first else []
+    parts += [f"{result['turns_per_second']} turns/s, {result['cpu_ms_per_turn']['all']} ms CPU per turn"]
+    return ", ".join(parts)
+
+
+@contextmanager
+def running_model(folder: Path) -> Iterator[Model]:
+    """The model of all systems."""
+    [port] = free_ports(1)
+    variables = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+    process = start([sys.executable, "-m", "bench.model", str(port)], variables, folder / "model.log")
+    url = f"http://{LOOPBACK}:{port}"
+    try:
+        _wait_for(url)
+        yield Model(url, process.pid)
+    finally:
+        end(process)
+
+
+def _wait_for(url: str, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            httpx2.get(f"{url}/health")
+        except httpx2.TransportError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _servers(owner_url: str) -> Servers:
+    pids = {"postgres": os.environ.get("BENCH_POSTGRES_PID"), "rabbitmq": os.environ.get("BENCH_RABBITMQ_PID")}
+    known = {name: int(pid) for name, pid in pids.items() if pid}
+    return Servers(owner_url, os.environ.get("RABBITMQ_MANAGEMENT_URL", ""), known)
