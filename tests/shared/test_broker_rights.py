@@ -259,7 +259,7 @@ def test_no_service_can_look_into_the_broker(rabbitmq_url: str) -> None:
     [
         ("gateway", "GATEWAY", WORKER, ["parley_worker"]),
         ("chat_worker", "CHAT_WORKER", GATEWAY, ["parley_gateway"]),
-        ("persistence", "PERSISTENCE", GATEWAY, ["configure", "chat.live", "parley_gateway"]),
+        ("persistence", "PERSISTENCE", GATEWAY, ["configure", "chat.dead", "parley_gateway"]),
         ("persistence", "PERSISTENCE", None, ["wrong user or password"]),
     ],
 )

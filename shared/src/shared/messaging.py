@@ -101,6 +101,11 @@ _SENT_THROUGH: Mapping[str, tuple[type[contracts.Message], ...]] = {
         contracts.TitleSuggested,
     ),
 }
+# Exchanges and queues, of gateways and of workers, each by its way to the journal; see the rights of their users.
+_USED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    CANCELS: ((READY, CANCELS, LIVE, CONTROL), ()),
+    ATTEMPTS: ((ATTEMPTS, CONTROL), (JOBS,)),
+}
 _REPLY_QUEUE = re.compile(rf"{re.escape(CONTROL)}\.[\x21-\x7e ]{{1,200}}")
 
 jobs_queue = RabbitQueue(JOBS, queue_type=QueueType.QUORUM, durable=True, declare=False)
@@ -167,11 +172,8 @@ class Broker:
         return parts._replace(query="&".join(filter(None, [parts.query, *added]))).geturl()
 
 
-async def declare_topology(channel: AbstractChannel, partition_count: int, *, passive: bool = False) -> None:
-    """Make everything, or with `passive` see that it is there, which no right is needed for.
-
-    Raises ChannelNotFoundEntity for what is missing, BrokerRefusedError for what may not be made.
-    """
+async def declare_topology(channel: AbstractChannel, partition_count: int) -> None:
+    """Make everything. Raises BrokerRefusedError for what may not be made."""
     journal = [journal_queue(partition) for partition in range(partition_count)]
     exchange_types = {
         **dict.fromkeys((LIVE, CONTROL), aio_pika.ExchangeType.FANOUT),
@@ -179,16 +181,28 @@ async def declare_topology(channel: AbstractChannel, partition_count: int, *, pa
     }
     queue_arguments = {DEAD: _DEAD_ARGUMENTS, JOBS: _JOBS_ARGUMENTS, **dict.fromkeys(journal, _JOURNAL_ARGUMENTS)}
     with needing(Permission.CONFIGURE):
-        for name, exchange_type in exchange_types.items():
-            await channel.declare_exchange(name, exchange_type, durable=True, passive=passive)
+        # First the queues, which others cannot see: they wait for the exchanges that lead there.
         for name, arguments in queue_arguments.items():
-            await channel.declare_queue(name, durable=True, arguments=arguments, passive=passive)
-    if passive:
-        return
+            await channel.declare_queue(name, durable=True, arguments=arguments)
+        for name, exchange_type in exchange_types.items():
+            await channel.declare_exchange(name, exchange_type, durable=True)
     with needing(Permission.WRITE):
         for exchange, name in [(READY, JOBS), *product((ATTEMPTS, CANCELS), journal)]:
             queue = await channel.get_queue(name, ensure=False)
             await queue.bind(exchange, name)
+
+
+async def see_topology(channel: AbstractChannel, journal_exchange: str) -> None:
+    """See that all is there that a process with this way to the journal uses.
+
+    From RabbitMQ 4.3 on, one may look for what one may use and for nothing else. Raises ChannelNotFoundEntity for what
+    is missing.
+    """
+    exchanges, queues = _USED[journal_exchange]
+    for name in exchanges:
+        await channel.declare_exchange(name, passive=True)
+    for name in queues:
+        await channel.declare_queue(name, passive=True)
 
 
 async def see_queue(broker: Broker, queue: str) -> None:
@@ -319,7 +333,10 @@ class Link:
             connection.close_callbacks.add(lambda *_: lost.set())
             async with asyncio.timeout(30):
                 channel = await connection.channel(publisher_confirms=False)
-                await declare_topology(channel, self._broker.partition_count, passive=not self._broker.declares)
+                if self._broker.declares:
+                    await declare_topology(channel, self._broker.partition_count)
+                else:
+                    await see_topology(channel, self._broker.journal_exchange)
                 await channel.close()
             async with self._session(connection):
                 self.is_up.set()
