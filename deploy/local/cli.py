@@ -22,6 +22,7 @@ from deploy.local import (
     setup,
     stack,
     testing,
+    version,
 )
 from deploy.local.packages import Unpacked
 from deploy.local.places import Places
@@ -86,6 +87,9 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     fuzz = commands.add_parser("fuzz", help="try random bytes on what reads models' and tool servers' answers")
     fuzz.add_argument("--minutes", type=int, default=5, help="for each of the decoders (default: 5)")
     fuzz.set_defaults(run=_fuzz)
+    version_ = commands.add_parser("version", help="print the version, or make another one the version everywhere")
+    version_.add_argument("new", nargs="?", metavar="VERSION")
+    version_.set_defaults(run=_version)
     simple: dict[str, tuple[Callable[[Places, argparse.Namespace], int], str]] = {
         "down": (lambda places, _: stack.down(places), "stop what ./dev up started"),
         "status": (lambda places, _: stack.status(places), "show what runs, and whether it is ready"),
@@ -192,6 +196,13 @@ def _audit(places: Places, asked: argparse.Namespace) -> int:
 
 def _fuzz(places: Places, asked: argparse.Namespace) -> int:
     return fuzzing.run(places, asked.minutes)
+
+
+def _version(places: Places, asked: argparse.Namespace) -> int:
+    if asked.new:
+        version.change(places.root, asked.new)
+    print(version.current(places.root))
+    return 0
 
 
 def _check(places: Places, _: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ SERVICE_USERS = {
     "PERSISTENCE": "parley_persistence",
 }
 _FILES = Path(__file__).parents[1] / "rabbitmq"
+_DEFINITIONS = ("definitions.json", "policies.json")
 _OPERATOR = "parley_operator"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0  # asked to stop in the middle of its start, it may never do it
@@ -108,15 +109,15 @@ def user_password(user: str, url: str) -> str:
 
 
 def definitions(url: str, vhost: str) -> dict[str, Any]:
-    """The virtual host, users and permissions that services need, in RabbitMQ's form for `load_definitions`.
+    """The virtual host, users, permissions and policies of services, in RabbitMQ's form for `load_definitions`.
 
     `url` is the administrator's, who may do everything.
     """
     passwords = {f"{prefix}_RABBITMQ_PASSWORD": user_password(user, url) for prefix, user in SERVICE_USERS.items()}
-    template = Template((_FILES / "definitions.json").read_text())
+    values = passwords | {"RABBITMQ_PASSWORD": user_password(_OPERATOR, url), "VHOST": vhost}
     # Not `substitute`: a `$` that ends a pattern stays.
-    text = template.safe_substitute(passwords, RABBITMQ_PASSWORD=user_password(_OPERATOR, url), VHOST=vhost)
-    return dict(json.loads(text))
+    texts = (Template((_FILES / name).read_text()).safe_substitute(values) for name in _DEFINITIONS)
+    return {key: value for text in texts for key, value in json.loads(text).items()}
 
 
 @dataclass(frozen=True)

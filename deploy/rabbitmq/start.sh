@@ -1,13 +1,15 @@
 #!/bin/sh
-# Starts the official image's RabbitMQ with the users of definitions.json; their passwords come from the environment.
+# Starts the official image's RabbitMQ with the users of definitions.json and the policies of policies.json; passwords come
+# from files in /run/secrets. Nothing is written outside of /run/parley and the data folder.
 set -eu
 
 here=/opt/parley
-target=/etc/rabbitmq/parley
+given=/run/secrets
+target=/run/parley/definitions
 
 fill() {
     name=$1
-    eval "value=\${$name:-}"
+    value=$(cat "$given/$name" 2>/dev/null || true)
     case $value in
         "") echo "rabbitmq: $name is not set" >&2; exit 1 ;;
         # Others would have to be quoted in URLs and in JSON.
@@ -18,15 +20,13 @@ fill() {
 
 umask 077
 mkdir -p "$target"
-sed "s|\${VHOST}|/|" "$here/definitions.json" > "$target/definitions.json"
+for file in definitions policies; do
+    sed "s|\${VHOST}|/|" "$here/$file.json" > "$target/$file.json"
+done
 fill RABBITMQ_PASSWORD
 fill GATEWAY_RABBITMQ_PASSWORD
 fill CHAT_WORKER_RABBITMQ_PASSWORD
 fill PERSISTENCE_RABBITMQ_PASSWORD
-chown -R rabbitmq:rabbitmq "$target"
-mkdir -p /etc/rabbitmq/conf.d
-install -m 644 "$here/rabbitmq.conf" /etc/rabbitmq/conf.d/20-parley.conf
 
-# The server needs none of them.
-unset RABBITMQ_PASSWORD GATEWAY_RABBITMQ_PASSWORD CHAT_WORKER_RABBITMQ_PASSWORD PERSISTENCE_RABBITMQ_PASSWORD
+export RABBITMQ_CONFIG_FILE="$here/rabbitmq.conf"
 exec docker-entrypoint.sh rabbitmq-server

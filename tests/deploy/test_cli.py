@@ -29,6 +29,7 @@ COMMANDS = (
     "check",
     "audit",
     "fuzz",
+    "version",
     "clean",
 )
 

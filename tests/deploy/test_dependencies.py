@@ -5,6 +5,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,9 @@ def test_whatever_is_imported_is_declared(package: str) -> None:
 
 def _declared(package: str) -> set[str]:
     project = tomllib.loads((_ROOT / package / "pyproject.toml").read_text())["project"]
-    return {canonicalize_name(Requirement(text).name) for text in (project["name"], *project["dependencies"])}
+    optional = chain.from_iterable(project.get("optional-dependencies", {}).values())
+    names = (project["name"], *project["dependencies"], *optional)
+    return {canonicalize_name(Requirement(text).name) for text in names}
 
 
 def _imported(package: str) -> set[str]:

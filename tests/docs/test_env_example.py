@@ -1,13 +1,13 @@
 """`.env.example` names every setting there is, no other, and the defaults that hold."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pydantic import AliasChoices
-from pydantic.fields import FieldInfo
+import yaml
 
 from chat_worker.settings import ChatWorkerSettings
 from demo_model.settings import Settings as DemoModelSettings
@@ -16,6 +16,7 @@ from persistence.settings import PersistenceSettings
 from shared.db.migrate import MigrateSettings
 from shared.settings import ServiceSettings
 from task_tools.settings import TaskToolsSettings
+from tests.support.settings import variables_of
 
 _ROOT = Path(__file__).parents[2]
 _SETTING = re.compile(r"^#(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>.*)$", re.MULTILINE)  # remarks have a blank there
@@ -36,28 +37,25 @@ def example() -> Mapping[str, str]:
     return dict(found)
 
 
-def _variables(settings: type[ServiceSettings]) -> Iterator[tuple[str, FieldInfo]]:
-    """The variables that `settings` reads."""
-    for name, field in settings.model_fields.items():
-        match field.validation_alias:
-            case AliasChoices(choices=variables):
-                yield from ((str(variable), field) for variable in variables)
-            case None:
-                yield f"{settings.model_config.get('env_prefix', '')}{name}".upper(), field
-            case other:
-                raise AssertionError(f"{settings.__name__}.{name} is read from {other}")
-
-
 def _of_demo_model() -> set[str]:
     return {f"DEMO_MODEL_{field.name.upper()}" for field in fields(DemoModelSettings)}
 
 
 def _of_compose() -> dict[str, str]:
-    return dict(_IN_COMPOSE.findall((_ROOT / "docker-compose.yml").read_text()))
+    """What docker-compose.yml takes from `.env`, with its defaults: in `${…}`, and under its own name."""
+    text = (_ROOT / "docker-compose.yml").read_text()
+    services = yaml.safe_load(text)["services"].values()
+    parts = [part for service in services for part in (service.get("environment"), _arguments(service)) if part]
+    passed_on = {name: "" for part in parts for name, value in part.items() if value is None}
+    return passed_on | dict(_IN_COMPOSE.findall(text))
+
+
+def _arguments(service: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(service.get("build", {}).get("args") or {})
 
 
 def test_it_names_every_setting_and_no_other(example: Mapping[str, str]) -> None:
-    of_services = {variable for settings in _CLASSES for variable, _ in _variables(settings)}
+    of_services = {variable for settings in _CLASSES for variable, _ in variables_of(settings)}
 
     assert set(example) == of_services | _of_demo_model() | set(_of_compose())
 
@@ -68,16 +66,16 @@ def test_its_defaults_are_those_of_the_service(
 ) -> None:
     required = {
         variable: "0" * 64
-        for variable, field in _variables(settings)
+        for variable, field in variables_of(settings)
         if field.is_required() or variable == "JWT_SECRET"  # or an identity provider in its place
     }
-    for variable, _ in _variables(settings):
+    for variable, _ in variables_of(settings):
         monkeypatch.delenv(variable, raising=False)
     for variable, value in required.items():
         monkeypatch.setenv(variable, value)
     by_default = settings()
 
-    for variable, _ in _variables(settings):
+    for variable, _ in variables_of(settings):
         monkeypatch.setenv(variable, example[variable] or required.get(variable, ""))
 
     assert settings() == by_default
@@ -87,9 +85,9 @@ def test_its_defaults_are_those_of_the_service(
 def test_what_has_no_default_is_left_empty_and_nothing_else(
     settings: type[ServiceSettings], example: Mapping[str, str]
 ) -> None:
-    without = {variable for variable, field in _variables(settings) if field.is_required() or field.default is None}
+    without = {variable for variable, field in variables_of(settings) if field.is_required() or field.default is None}
 
-    assert {variable for variable, _ in _variables(settings) if not example[variable]} == without
+    assert {variable for variable, _ in variables_of(settings) if not example[variable]} == without
 
 
 def test_its_defaults_are_those_of_the_demo_model(example: Mapping[str, str]) -> None:
@@ -97,7 +95,7 @@ def test_its_defaults_are_those_of_the_demo_model(example: Mapping[str, str]) ->
 
 
 def test_its_defaults_are_those_of_the_compose_file_where_nothing_else_reads_them(example: Mapping[str, str]) -> None:
-    of_services = {variable for settings in _CLASSES for variable, _ in _variables(settings)}
+    of_services = {variable for settings in _CLASSES for variable, _ in variables_of(settings)}
     only_there = {name: default for name, default in _of_compose().items() if name not in of_services}
 
     assert only_there

@@ -51,7 +51,7 @@ def new_database(server: str | None = None) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def new_broker() -> Iterator[str]:
-    """The administrator's URL of a virtual host of its own, with the services' users and rights, and the topology.
+    """The administrator's URL of a virtual host of its own, with the services' users and rights, policies and topology.
 
     It is on a RabbitMQ of its own where there is no management API to make one.
     """
@@ -77,11 +77,13 @@ def new_broker() -> Iterator[str]:
 
 
 def _grant(api: httpx2.Client, definitions: Mapping[str, Any]) -> None:
-    """Make the users, and say what they may do in the definitions' virtual host."""
+    """Make the users, and say what they may do in the definitions' virtual host, and which policies hold there."""
     for user in definitions["users"]:
         api.put(f"/users/{user['name']}", json=user).raise_for_status()
     for permission in definitions["permissions"]:
         api.put(f"/permissions/{permission['vhost']}/{permission['user']}", json=permission).raise_for_status()
+    for policy in definitions["policies"]:
+        api.put(f"/policies/{policy['vhost']}/{policy['name']}", json=policy).raise_for_status()
 
 
 async def _declare_topology(url: str) -> None:

@@ -1,5 +1,6 @@
 """What the OpenAPI document says beside what the routes say themselves: `FastAPI(**openapi.DOCUMENT)`."""
 
+from importlib.metadata import version
 from typing import Any
 
 _DESCRIPTION = """\
@@ -18,7 +19,7 @@ DOCUMENT: dict[str, Any] = {
     "title": "Parley",
     "summary": "An event-driven chat backend: messages in, resumable streams out.",
     "description": _DESCRIPTION,
-    "version": "0.1.0",
+    "version": version("parley-gateway"),
     "openapi_tags": [
         {"name": "chat", "description": "One message in, one answer out."},
         {"name": "conversations", "description": "Threads of messages, each of one user."},

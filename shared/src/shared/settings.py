@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SECRET_BYTES_MIN = 32
 _EXAMPLE_SECRETS = ("change-me", "changeme", "example", "secret-secret", "only-for-trying")
-# Of servers as they come, and of docker-compose.yml.
+# Of servers as they come, and of stacks for trying them out.
 _KNOWN_PASSWORDS = frozenset(
     {
         *("admin", "demo", "guest", "password", "postgres", "rabbitmq", "root", "secret", "test"),
