@@ -1,14 +1,14 @@
 """`./dev bench`: measures the systems beside each other, on servers that the environment names."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench.rounds import Plan, measured
+from bench import redis, report
+from bench.rounds import Measurement, Plan, measured, server_versions
 from bench.scenarios import SCENARIOS, raise_file_limit
-from bench.systems import SYSTEMS, System
+from bench.systems import FOLDER, SYSTEMS, System
 from deploy.local import toolchain
 from deploy.local.places import Places
 from deploy.local.terminal import Failure, say
@@ -18,9 +18,19 @@ def main() -> None:
     asked = _parser().parse_args()
     raise_file_limit()
     systems = [SYSTEMS[name] for name in asked.systems or SYSTEMS]
-    scenarios = [SCENARIOS[name] for name in asked.scenarios or SCENARIOS]
+    usual = [name for name, scenario in SCENARIOS.items() if scenario.is_usual]
+    scenarios = [SCENARIOS[name] for name in asked.scenarios or usual]
+    is_whole = asked.scale == 1 and not (asked.systems or asked.scenarios)
+    folder = asked.output or (FOLDER / "results" if is_whole else Places.of().local / "bench" / "results")
     plan = Plan(systems, scenarios, asked.runs, asked.scale, _environments(systems))
-    sys.stdout.write(json.dumps(list(measured(plan)), indent=1) + "\n")
+    around = report.surroundings(server_versions(), asked.scale)
+    measurements: list[Measurement] = []
+    try:
+        measurements.extend(measured(plan))
+    finally:  # what was measured before somebody lost patience is worth having
+        if measurements:
+            report.write(folder, measurements, around)
+            say("bench", f"{folder / 'report.md'}")
 
 
 def _environments(systems: Sequence[System]) -> Path:
@@ -32,6 +42,8 @@ def _environments(systems: Sequence[System]) -> Path:
         if system.packages is not None:
             say("bench", f"packages of {system.name}")
             toolchain.sync_apart(places, system.packages, folder / system.packages.name)
+        if system.name == "celery":
+            redis.provide()
     return folder
 
 
@@ -40,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--systems", type=_names_of(SYSTEMS), help=f"of {', '.join(SYSTEMS)}")
     parser.add_argument("--scenarios", type=_names_of(SCENARIOS), help=f"of {', '.join(SCENARIOS)}")
     parser.add_argument("--runs", type=int, default=5, help="rounds; the report has their medians")
+    where = "bench/results for all systems and scenarios, else .local/bench/results"
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help=f"for the report (default: {where})")
     parser.add_argument("--scale", type=float, default=1.0, help=argparse.SUPPRESS)
     parser.add_argument("--quick", dest="scale", action="store_const", const=0.2, help="a fifth of the time for each")
     return parser

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,18 +62,20 @@ class Reading:
 
     cpu: Mapping[str, float]
     writes: int = 0
-    messages: int = 0
+    messages: int | None = None
     wal_bytes: int = 0
 
 
-async def read(processes: Mapping[str, int], servers: Servers | None, *, counts_messages: bool = False) -> Reading:
-    """Of the named processes, and of the servers where the system uses them.
+async def read(
+    processes: Mapping[str, int], used: Collection[str], servers: Servers, *, counts_messages: bool = False
+) -> Reading:
+    """Of the named processes, and of those `servers` that the system uses.
 
     With `counts_messages` it waits until the broker's own count has settled, which takes some seconds.
     """
-    named = {**processes, **(servers.pids if servers else {})}
+    named = {**processes, **{name: pid for name, pid in servers.pids.items() if name in used}}
     cpu = {name: cpu_seconds(pid) for name, pid in named.items()}
-    if servers is None:
+    if "postgres" not in used:
         return Reading(cpu)
     connection = await asyncpg.connect(servers.owner_url)
     try:
@@ -84,15 +86,15 @@ async def read(processes: Mapping[str, int], servers: Servers | None, *, counts_
         assert row is not None
     finally:
         await connection.close()
-    messages = await settled_messages(servers) if counts_messages else 0
+    messages = await settled_messages(servers) if counts_messages and "rabbitmq" in used else None
     return Reading(cpu, row["writes"], messages, row["wal_bytes"])
 
 
 async def settled_messages(servers: Servers) -> int:
     """How many messages the broker was given since it started, once that does not change any more."""
     async with httpx2.AsyncClient(timeout=10) as http:
-        last, since = -1, 0.0
         loop = asyncio.get_running_loop()
+        last, since = -1, loop.time()
         while loop.time() - since < _SETTLED_SECONDS:
             overview: dict[str, Any] = (await http.get(f"{servers.management_url}/api/overview")).json()
             count = int(overview.get("message_stats", {}).get("publish", 0))
@@ -105,9 +107,11 @@ async def settled_messages(servers: Servers) -> int:
 def spent(before: Reading, after: Reading, turns: int) -> dict[str, Any]:
     """Per turn."""
     cpu = {name: round((after.cpu[name] - used) / turns * 1000, 3) for name, used in before.cpu.items()}
-    return {
+    found = {
         "cpu_ms_per_turn": {**cpu, "all": round(sum(cpu.values()), 3)},
         "writes_per_turn": round((after.writes - before.writes) / turns, 3),
         "wal_bytes_per_turn": round((after.wal_bytes - before.wal_bytes) / turns),
-        **({"messages_per_turn": round((after.messages - before.messages) / turns, 3)} if after.messages else {}),
     }
+    if before.messages is not None and after.messages is not None:
+        found["messages_per_turn"] = round((after.messages - before.messages) / turns, 3)
+    return found

@@ -11,7 +11,6 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
-from itertools import islice
 from typing import cast
 
 import msgspec
@@ -46,7 +45,7 @@ class Counts(msgspec.Struct):
     """What was asked for and sent, for `GET /stats`."""
 
     requests: int = 0
-    tokens: int = 0
+    deltas: int = 0
     left: int = 0  # clients that left before the end
 
 
@@ -106,14 +105,14 @@ class Exchange(asyncio.Protocol):
         wanted = wanted or Wanted("ok", tokens=1)
         called = _called(wanted, body, at)
         pieces = _call_frames(called) if called else list(map(_frame, self.pieces(wanted)))
-        self._counts.tokens += len(pieces)
+        self._counts.deltas += len(pieces)
         end = _CHUNK % (b"{}", b'"tool_calls"' if called else b'"stop"')
         prompt = len(body) // 4
-        end += _USAGE % (prompt, len(pieces), prompt + len(pieces)) + _DONE
+        end += _USAGE % (prompt, wanted.tokens, prompt + wanted.tokens) + _DONE
         if not _STREAM.search(body):
             self._respond(_whole(wanted, prompt))
             return
-        writes = _writes(pieces, end, wanted)
+        writes = _writes(pieces, end)
         if wanted.pace or wanted.first_ms:
             self._transport.write(_STREAM_HEAD)
             self._play(writes, 0, self._loop.time() + wanted.first_ms / 1000, _gap(wanted))
@@ -134,9 +133,10 @@ class Exchange(asyncio.Protocol):
 
 
 def pieces_of(wanted: Wanted) -> list[str]:
-    """The tokens of the answer: joined, they are its words."""
+    """The deltas of the answer: joined, they are its words."""
     words = wanted.words()
-    return [*words[:1], *(f" {word}" for word in words[1:])]
+    groups = [" ".join(words[at : at + wanted.burst]) for at in range(0, len(words), wanted.burst)]
+    return [*groups[:1], *(f" {group}" for group in groups[1:])]
 
 
 def _frame(piece: str) -> bytes:
@@ -156,12 +156,9 @@ def _call_frames(name: bytes) -> list[bytes]:
     return [_CHUNK % (call % name, b"null")]
 
 
-def _writes(frames: Sequence[bytes], end: bytes, wanted: Wanted) -> list[bytes]:
-    """What is written at a time, as HTTP chunks; the last one ends the response."""
-    remaining = iter([_ROLE + frames[0], *frames[1:]] if frames else [_ROLE])
-    writes = []
-    while group := list(islice(remaining, wanted.burst)):
-        writes.append(b"".join(group))
+def _writes(frames: Sequence[bytes], end: bytes) -> list[bytes]:
+    """What is written at a time, a delta each, as HTTP chunks; the last one ends the response."""
+    writes = [_ROLE + frames[0], *frames[1:]] if frames else [_ROLE]
     writes[-1] += end
     chunks = [b"%x\r\n%b\r\n" % (len(write), write) for write in writes]
     chunks[-1] += b"0\r\n\r\n"

@@ -1,5 +1,6 @@
 """Rounds of measurements: every system through every scenario, then all of them again (A B C, A B C, …)."""
 
+import asyncio
 import os
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx2
 import msgspec
 import uvloop
@@ -62,7 +64,7 @@ def _round(plan: Plan, system: System, model: Model, folder: Path, number: int) 
             found: list[Measurement] = []
             async with system.start(around) as running:
                 for seed, scenario in enumerate(plan.scenarios, start=number * 100):
-                    if not scenario.feature or scenario.feature in system.features:
+                    if scenario.is_for(running):
                         result = await _one(running, scenario, Bench(running, servers, model.pid, seed, plan.scale))
                         found.append({"system": system.name, "scenario": scenario.name, "round": number, **result})
             return found
@@ -81,7 +83,10 @@ def _in_short(result: Measurement) -> str:
     first = result.get("first_token_ms")
     parts = [f"{result['turns']} turns, {result['failed']} failed, {result['wrong_answers']} wrong"]
     parts += [f"first token {first['p50']:.1f}/{first['p95']:.1f} ms"] if first else []
-    parts += [f"{result['turns_per_second']} turns/s, {result['cpu_ms_per_turn']['all']} ms CPU per turn"]
+    told = ("turns_per_second", "writes_per_turn", "messages_per_turn", "overlapping", "kib_per_stream")
+    parts += [f"{name} {result[name]}" for name in told if name in result]
+    if "cpu_ms_per_turn" in result:
+        parts.append(f"{result['cpu_ms_per_turn']['all']} ms CPU per turn")
     return ", ".join(parts)
 
 
@@ -116,3 +121,18 @@ def _servers(owner_url: str) -> Servers:
     pids = {"postgres": os.environ.get("BENCH_POSTGRES_PID"), "rabbitmq": os.environ.get("BENCH_RABBITMQ_PID")}
     known = {name: int(pid) for name, pid in pids.items() if pid}
     return Servers(owner_url, os.environ.get("RABBITMQ_MANAGEMENT_URL", ""), known)
+
+
+def server_versions() -> dict[str, str]:
+    """Which servers the benches run on, and whether a commit waits for the disk."""
+
+    async def of_postgres() -> str:
+        connection = await asyncpg.connect(os.environ["DATABASE_URL"])
+        try:
+            version, syncs = await connection.fetchval("show server_version"), await connection.fetchval("show fsync")
+        finally:
+            await connection.close()
+        return f"PostgreSQL {version.partition(' ')[0]} (fsync {syncs})"
+
+    overview = httpx2.get(f"{os.environ['RABBITMQ_MANAGEMENT_URL']}/api/overview").json()
+    return {"postgres": asyncio.run(of_postgres()), "rabbitmq": f"RabbitMQ {overview['rabbitmq_version']}"}

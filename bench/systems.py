@@ -2,18 +2,21 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import asyncpg
 import httpx2
 
-from bench.load.dialects import Dialect, Direct, Floor, Parley
+from bench import redis
+from bench.load.dialects import Conversation, Dialect, Direct, Floor, LangGraph, Parley, Plain
 from deploy.local.ports import LOOPBACK, free_ports
 from tests.support.backends import Backends
 from tests.support.stack import Stack, running_stack, token_of
@@ -23,17 +26,30 @@ FOLDER = Path(__file__).parent
 _READY_SECONDS = 120.0
 _WORKER_JOBS_MAX = 1_000
 _STREAMS_MAX = 12_000
+_ITEMS_MAX = 20  # in one request
+_POSTGRES = frozenset({"postgres"})
+_BOTH = frozenset({"postgres", "rabbitmq"})
+_CELERY_THREADS = "200"  # its default, a process per core, would make a queue of two
+_LANGGRAPH_JOBS = "200"  # its default is 10
+
+
+Message = tuple[str, str]  # the role, and what was said
+Seed = Callable[[Conversation, Sequence[Message]], Awaitable[None]]
 
 
 @dataclass(slots=True)
 class Running:
-    """A system that runs. `processes` are its own; `uses_servers`: Postgres and RabbitMQ are part of it."""
+    """A system that runs. `processes` are its own; `servers` are those that it uses of the common ones.
+
+    `seed` gives a conversation a past, by the shortest way that the system has.
+    """
 
     url: str
     dialect: Dialect
     processes: Mapping[str, int]
-    uses_servers: bool = True
+    servers: frozenset[str] = frozenset()
     token_of: Callable[[str], str] = lambda _user_id: ""
+    seed: Seed | None = None
     stack: Stack | None = None
 
 
@@ -56,23 +72,41 @@ class System:
     about: str
     packages: Path | None = None
     is_durable: bool = False
-    features: frozenset[str] = field(default_factory=frozenset)  # history, tools, posts, kill, idle
 
 
 @asynccontextmanager
 async def _parley(around: Surroundings) -> AsyncIterator[Running]:
     """The whole system, as `./dev up` runs it, with room for what the benches ask of it."""
-    variables = {
-        "OPENAI_BASE_URL": f"{around.model_url}/v1",
+    async with running_stack(
+        around.backends, around.folder, counts={"demo-model": 0}, variables=parley_variables(around.model_url)
+    ) as stack:
+        processes = {name.removesuffix("-0"): _pid(process.popen) for name, process in stack.processes.items()}
+        url = stack.gateway().url
+        yield Running(url, Parley(), processes, _BOTH, _token_of, partial(_seed_parley, url), stack)
+
+
+def parley_variables(model_url: str) -> dict[str, str]:
+    """Room for what the benches ask of one process of each kind; all else is as by default."""
+    return {
+        "OPENAI_BASE_URL": f"{model_url}/v1",
         "CHAT_WORKER_CONCURRENCY": str(_WORKER_JOBS_MAX),
         "GATEWAY_CONNECTIONS_MAX": str(_STREAMS_MAX),
         "GATEWAY_STREAMS_MAX": str(_STREAMS_MAX),
         "GATEWAY_OPEN_JOBS_PER_USER_MAX": "1000",
+        "GATEWAY_STREAMS_PER_USER_MAX": "1000",
         "MODEL_CONTEXT_TOKENS": "200000",
     }
-    async with running_stack(around.backends, around.folder, counts={"demo-model": 0}, variables=variables) as stack:
-        processes = {name.removesuffix("-0"): _pid(process.popen) for name, process in stack.processes.items()}
-        yield Running(stack.gateway().url, Parley(), processes, token_of=_token_of, stack=stack)
+
+
+async def _seed_parley(url: str, conversation: Conversation, messages: Sequence[Message]) -> None:
+    headers = {"authorization": f"Bearer {conversation.token}"}
+    items = [{"type": "message", "role": role, "content": text} for role, text in messages]
+    async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
+        created = await http.post("/v1/conversations", json={"items": items[:_ITEMS_MAX]})
+        conversation.id = created.raise_for_status().json()["id"]
+        for at in range(_ITEMS_MAX, len(items), _ITEMS_MAX):
+            path, some = f"/v1/conversations/{conversation.id}/items", items[at : at + _ITEMS_MAX]
+            (await http.post(path, json={"items": some})).raise_for_status()
 
 
 @cache
@@ -92,12 +126,98 @@ async def _floor(around: Surroundings) -> AsyncIterator[Running]:
         "persistence": [*module, "bench.floor.persistence"],
     }
     async with _processes(commands, variables, around.folder) as processes:
-        yield await _ready(Running(f"http://{LOOPBACK}:{port}", Floor(), processes), "/health")
+        seed = _seed_of_sql(around, "messages")
+        yield await _ready(Running(f"http://{LOOPBACK}:{port}", Floor(), processes, _BOTH, seed=seed), "/health")
 
 
 @asynccontextmanager
 async def _direct(around: Surroundings) -> AsyncIterator[Running]:
-    yield Running(around.model_url, Direct(), {}, uses_servers=False)
+    yield Running(around.model_url, Direct(), {})
+
+
+@asynccontextmanager
+async def _plain(around: Surroundings) -> AsyncIterator[Running]:
+    await _execute(around.backends.database_urls["owner"])
+    [port] = free_ports(1)
+    commands = {"web": _uvicorn(around, "plain", port)}
+    async with _processes(commands, _variables(around), around.folder) as processes:
+        seed = _seed_of_sql(around, "message")
+        url = f"http://{LOOPBACK}:{port}"
+        yield await _ready(Running(url, Plain("plain"), processes, _POSTGRES, seed=seed), "/health")
+
+
+@asynccontextmanager
+async def _celery(around: Surroundings) -> AsyncIterator[Running]:
+    """Redis is its broker and carries the words, so RabbitMQ has nothing to do with it."""
+    await _execute(around.backends.database_urls["owner"])
+    port, redis_port = free_ports(2)
+    variables = _variables(around) | {"REDIS_URL": f"redis://{LOOPBACK}:{redis_port}/0"}
+    celery: list[str | Path] = [
+        around.environments / "celery" / "bin" / "celery",
+        "--app",
+        "bench.peers.celery.worker",
+        "worker",
+    ]
+    commands: dict[str, Sequence[str | Path]] = {
+        "redis": [*redis.command(), "--port", str(redis_port), "--bind", LOOPBACK, "--save", "", "--appendonly", "yes"],
+        "web": _uvicorn(around, "celery", port),
+        "worker": [*celery, "--pool", "threads", "--concurrency", _CELERY_THREADS, "--loglevel", "WARNING"],
+    }
+    variables |= redis.environment()
+    async with _processes(commands, variables, around.folder) as processes:
+        seed = _seed_of_sql(around, "message")
+        url = f"http://{LOOPBACK}:{port}"
+        yield await _ready(Running(url, Plain("celery"), processes, _POSTGRES, seed=seed), "/health")
+
+
+@asynccontextmanager
+async def _langgraph(around: Surroundings) -> AsyncIterator[Running]:
+    """Its development server, the one that can be run without a licence; it keeps everything in memory."""
+    [port] = free_ports(1)
+    for file in (FOLDER / "peers" / "langgraph").glob("*graph*"):
+        shutil.copy(file, around.folder)
+    variables = _variables(around) | {
+        "LANGSMITH_TRACING": "false",
+        "LANGGRAPH_CLI_NO_ANALYTICS": "1",
+        "LOG_LEVEL": "warning",
+    }
+    options = ["--host", LOOPBACK, "--port", str(port), "--no-browser", "--no-reload"]
+    program = around.environments / "langgraph" / "bin" / "langgraph"
+    command: list[str | Path] = [program, "dev", *options, "--n-jobs-per-worker", _LANGGRAPH_JOBS]
+    commands = {"server": command}
+    async with _processes(commands, variables, around.folder) as processes:
+        url = f"http://{LOOPBACK}:{port}"
+        yield await _ready(Running(url, LangGraph(), processes, seed=partial(_seed_langgraph, url)), "/ok")
+
+
+async def _seed_langgraph(url: str, conversation: Conversation, messages: Sequence[Message]) -> None:
+    said = [{"role": role, "content": text} for role, text in messages]
+    async with httpx2.AsyncClient(base_url=url, timeout=120) as http:
+        body = {"values": {"messages": said}, "as_node": "answer"}
+        (await http.post(f"/threads/{conversation.id}/state", json=body)).raise_for_status()
+
+
+def _seed_of_sql(around: Surroundings, table: str) -> Seed:
+    """For those whose table of messages has the columns that everybody's has."""
+
+    async def seed(conversation: Conversation, messages: Sequence[Message]) -> None:
+        conversation.id = conversation.id or str(uuid.uuid4())
+        connection = await asyncpg.connect(around.backends.database_urls["owner"])
+        try:
+            await connection.executemany(
+                f"insert into {table} (conversation_id, role, content) values ($1, $2, $3)",  # noqa: S608 - ours
+                [(uuid.UUID(conversation.id), role, text) for role, text in messages],
+            )
+        finally:
+            await connection.close()
+
+    return seed
+
+
+def _uvicorn(around: Surroundings, peer: str, port: int) -> list[str | Path]:
+    uvicorn = around.environments / peer / "bin" / "uvicorn"
+    options = ["--host", LOOPBACK, "--port", str(port), "--no-access-log", "--log-level", "warning"]
+    return [uvicorn, f"bench.peers.{peer}.app:app", *options]
 
 
 def _variables(around: Surroundings) -> dict[str, str]:
@@ -112,12 +232,11 @@ def _variables(around: Surroundings) -> dict[str, str]:
     }
 
 
-async def _execute(url: str, statements: str) -> None:
-    """In a schema of the benches' own, away from Parley's tables."""
+async def _execute(url: str, statements: str = "") -> None:
+    """Put tables in the place of Parley's."""
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute("drop schema public cascade; create schema public")
-        await connection.execute(statements)
+        await connection.execute(f"drop schema public cascade; create schema public; {statements}")
     finally:
         await connection.close()
 
@@ -180,7 +299,7 @@ def _pid(process: "subprocess.Popen[bytes] | None") -> int:
     return process.pid
 
 
-_ALL = (
+_ALL: tuple[System, ...] = (
     System("direct", _direct, "the model, called directly"),
     System(
         "floor",
@@ -189,8 +308,17 @@ _ALL = (
         packages=FOLDER / "floor",
         is_durable=True,
     ),
+    System("parley", _parley, "Parley", is_durable=True),
+)
+_ALL += (
+    System("plain", _plain, "synchronous FastAPI, SQLModel and openai, all in the request", FOLDER / "peers" / "plain"),
     System(
-        "parley", _parley, "Parley", is_durable=True, features=frozenset({"history", "tools", "posts", "kill", "idle"})
+        "celery",
+        _celery,
+        "FastAPI, answers by Celery, Redis between them",
+        FOLDER / "peers" / "celery",
+        is_durable=True,
     ),
+    System("langgraph", _langgraph, "LangGraph's development server", FOLDER / "peers" / "langgraph"),
 )
 SYSTEMS: Mapping[str, System] = {system.name: system for system in _ALL}

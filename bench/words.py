@@ -13,7 +13,7 @@ _DIRECTIVE = re.compile(r"\[\[bench ([^\]]*)\]\]")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One answer: `tokens` words, `burst` of them in a write, `pace` a second (0: as fast as they can be written).
+    """One answer: `tokens` words, `burst` of them in a delta, `pace` a second (0: as fast as they can be written).
 
     The first comes after `first_ms`. With `tool`, a call of the tool whose name ends so comes before the answer.
     """

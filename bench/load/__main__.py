@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warm-up", type=float, default=0.0, help="seconds before that")
     parser.add_argument("--tokens", type=int, default=22, help="words of an answer")
     parser.add_argument("--pace", type=float, default=0.0, help="words a second; 0: at once")
-    parser.add_argument("--burst", type=int, default=1, help="words that the model writes at a time")
+    parser.add_argument("--burst", type=int, default=1, help="words of a delta")
     parser.add_argument("--first-ms", type=float, default=0.0, help="before the model's first word")
     parser.add_argument("--tool", default="", help="have the model call the tool whose name ends so, first")
     parser.add_argument("--turns-per-conversation", type=int, default=10, help="then a new one is opened")

@@ -1,7 +1,7 @@
 """How each system is talked to: what a turn is as a request, and what its answer's events say."""
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -57,8 +57,8 @@ class Dialect(Protocol):
 class Resumable(Dialect, Protocol):
     """Of a system whose streams can be left, polled and stopped."""
 
-    def post_apart(self, conversation: Conversation, text: str) -> Request:
-        """A turn, answered at once with its id."""
+    def post_apart(self, conversation: Conversation, text: str, key: str) -> Request:
+        """A turn, answered at once with its id; the same one, if it is sent again with the same `key`."""
 
     def posted(self, conversation: Conversation, heard: Heard, body: bytes) -> None:
         """Take that answer."""
@@ -82,11 +82,16 @@ class _Inner(msgspec.Struct):
     output: list[dict[str, Any]] = []
 
 
+class _Item(msgspec.Struct):
+    status: str = ""
+
+
 class _Event(msgspec.Struct):
     type: str
     sequence_number: int = -1
     delta: str = ""
     response: _Inner | None = None
+    item: _Item | None = None
 
 
 class Parley:
@@ -122,6 +127,9 @@ class Parley:
                 heard.pieces.append(event.delta)
             case "response.created":
                 self._know(conversation, heard, event.response)
+            case "response.output_item.done":
+                if event.item is not None and event.item.status == "incomplete":
+                    heard.pieces.clear()  # of an attempt that died; the answer follows in another item
             case "response.completed":
                 heard.is_ended = True
             case "response.failed" | "response.incomplete":
@@ -129,8 +137,9 @@ class Parley:
                 assert event.response is not None
                 heard.trouble = f"{event.response.status}: {event.response.error}"
 
-    def post_apart(self, conversation: Conversation, text: str) -> Request:
-        return self.post(conversation, text, stream=False, background=True)
+    def post_apart(self, conversation: Conversation, text: str, key: str) -> Request:
+        request = self.post(conversation, text, stream=False, background=True)
+        return replace(request, headers={**request.headers, "idempotency-key": key})
 
     def posted(self, conversation: Conversation, heard: Heard, body: bytes) -> None:
         self._know(conversation, heard, self._response.decode(body))

@@ -17,6 +17,7 @@ class Way(StrEnum):
     RESUME = "resume"  # leaves the stream in the middle, and comes back for the rest
     POLL = "poll"  # asks now and then
     CANCEL = "cancel"  # stops it in the middle
+    PERSIST = "persist"  # comes back whenever the stream is lost, until it ends
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from bench.words import Wanted, judged
 
 _OK = range(200, 300)
 _POLL_SECONDS = 0.25
+_AGAIN_SECONDS = 0.05
 _TROUBLE_CHARS_MAX = 300
 
 
@@ -200,6 +201,8 @@ class _Turn:
                 await self._poll()
             case Way.CANCEL:
                 await self._cancel()
+            case Way.PERSIST:
+                await self._persist()
 
     @property
     def _resumable(self) -> Resumable:
@@ -235,7 +238,7 @@ class _Turn:
 
     async def _poll(self) -> None:
         dialect = self._resumable
-        request = dialect.post_apart(self.conversation, self.wanted.directive)
+        request = dialect.post_apart(self.conversation, self.wanted.directive, self.wanted.key)
         dialect.posted(self.conversation, self.heard, await _whole(self.connection, request))
         while True:
             body = await _whole(self.connection, dialect.poll(self.conversation, self.heard))
@@ -248,10 +251,26 @@ class _Turn:
         self.outcome.ended_at = _now()
         self.outcome.verdict = judged(self.wanted, text)
 
+    async def _persist(self) -> None:
+        """Post until it is accepted; then follow, and again after every loss."""
+        dialect = self._resumable
+        post = dialect.post_apart(self.conversation, self.wanted.directive, self.wanted.key)
+        while not self.heard.is_ended:
+            self._frames = Frames()
+            try:
+                if not self.heard.response_id:
+                    dialect.posted(self.conversation, self.heard, await _whole(self.connection, post))
+                await self.connection.send(dialect.resume(self.conversation, self.heard), self._take)
+            except HttpError:
+                self.connection.close()
+            if not self.heard.is_ended:
+                await asyncio.sleep(_AGAIN_SECONDS)
+        self._end()
+
     async def _cancel(self) -> None:
         """Stop it once it speaks; the answer must be a beginning of the right one."""
         dialect = self._resumable
-        request = dialect.post_apart(self.conversation, self.wanted.directive)
+        request = dialect.post_apart(self.conversation, self.wanted.directive, self.wanted.key)
         dialect.posted(self.conversation, self.heard, await _whole(self.connection, request))
         await asyncio.sleep(self.wanted.seconds / 2)
         body = await _whole(self.connection, dialect.cancel(self.conversation, self.heard))
@@ -274,8 +293,10 @@ class _Turn:
             if self._stop_after is not None and len(self.heard.pieces) >= self._stop_after:
                 self._stopped.set()
                 break
+        if self.heard.is_ended and self.outcome.ended_at is None:
+            self.outcome.ended_at = now
         count = len(self.heard.pieces) - before
-        if not count:
+        if count <= 0:
             return
         if self.outcome.first_at is None:
             self.outcome.first_at = self._last_at = now
@@ -290,7 +311,6 @@ class _Turn:
             raise HttpError(self.heard.trouble)
         if not self.heard.is_ended:
             raise HttpError("the stream ended without an end")
-        self.outcome.ended_at = _now()
         self.outcome.verdict = judged(self.wanted, self.heard.text)
 
 

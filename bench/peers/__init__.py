@@ -1,0 +1,1 @@
+"""What Parley is measured beside: chats as people write them, each with the packages of its own lock file."""
