@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.support.backends import new_broker, new_database
+
+hypothesis.settings.register_profile("parley", deadline=None)  # how long an example takes is the machine's affair
+hypothesis.settings.load_profile("parley")
 
 
 @pytest.fixture(scope="session")
