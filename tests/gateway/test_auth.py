@@ -10,12 +10,16 @@ import jwt
 import pytest
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
+from starlette.requests import Request
 
 from gateway.app import create_app
+from gateway.auth import Authenticator
+from gateway.sessions import Sessions
 from gateway.settings import GatewaySettings
 from shared.settings import Profile
 from tests.gateway.conftest import Caller
 from tests.support.stack import JWT_SECRET, token_of
+from tests.support.waiting import wait_until
 
 ADDRESSES = ["/api/conversations", "/api/v1/conversations", "/v1/conversations", "/v1/models"]
 
@@ -133,6 +137,36 @@ async def test_while_the_secret_is_replaced_tokens_of_the_old_one_are_taken(gate
         ]
 
     assert statuses == [200, 200, 401]
+
+
+async def test_a_token_that_is_known_ends_when_it_ends(gateway_settings: GatewaySettings) -> None:
+    settings = gateway_settings.model_copy(update={"jwt_leeway_seconds": 0.0})
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        caller = Caller(app, "ada", signed(exp=int(time.time()) + 3))
+        assert (await caller.get("/v1/models")).status_code == 200
+
+        async def is_refused() -> bool:
+            return (await caller.get("/v1/models")).status_code == 401
+
+        await wait_until(is_refused)
+
+
+async def test_no_more_tokens_are_remembered_than_the_limit(gateway_settings: GatewaySettings) -> None:
+    settings = gateway_settings.model_copy(update={"known_tokens_max": 2})
+    authenticator = Authenticator(settings, None, Sessions(settings))
+    tokens = [token_of(f"user-{number}") for number in range(5)]
+
+    for token in [*tokens, *tokens]:
+        scope = {"type": "http", "query_string": b"", "headers": [(b"authorization", f"Bearer {token}".encode())]}
+        user = await authenticator.user_of(Request(scope))
+
+        assert token == token_of_user(user.id, tokens)
+    assert authenticator.known_token_count == 2
+
+
+def token_of_user(user_id: str, tokens: list[str]) -> str:
+    return tokens[int(user_id.removeprefix("user-"))]
 
 
 @pytest.mark.parametrize(

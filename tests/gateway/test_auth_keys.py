@@ -381,12 +381,24 @@ async def test_a_request_that_goes_away_does_not_take_the_keys_of_the_others_wit
 
 async def test_a_new_key_is_known_once_a_token_names_it_and_the_old_one_is_not(provider: Provider) -> None:
     async with gate_at(provider) as gate:
-        await gate.user(token())
+        verified_before = token()
+        await gate.user(verified_before)
         provider.keys = [rsa_jwk("rsa-2", OTHER_RSA_KEY)]
         gate.clock.now = 31.0
 
         assert (await gate.user(token(OTHER_RSA_KEY, kid="rsa-2"))).id == "ada"
-        assert await gate.reason(token()) is Reason.UNKNOWN_KEY
+        assert await gate.reason(verified_before) is Reason.UNKNOWN_KEY
+
+
+async def test_a_key_that_is_another_under_the_same_name_ends_what_was_verified(provider: Provider) -> None:
+    async with gate_at(provider) as gate:
+        verified_before = token()
+        await gate.user(verified_before)
+        provider.keys = [rsa_jwk("rsa-1", OTHER_RSA_KEY), EC_JWK]
+        gate.clock.now = 31.0
+        await gate.reason(token(kid="unknown"))  # the keys are fetched again
+
+        assert await gate.reason(verified_before) is Reason.SIGNATURE
 
 
 @pytest.mark.parametrize("mood", BAD_MOODS)

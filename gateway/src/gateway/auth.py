@@ -1,5 +1,8 @@
 """From the credential of a request to its user. Nothing else in the gateway knows how."""
 
+import hashlib
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -9,6 +12,7 @@ from gateway.sessions import Sessions
 from gateway.settings import GatewaySettings
 from shared.tokens import (
     HMAC_ALGORITHM,
+    Head,
     Identity,
     Key,
     Reason,
@@ -52,6 +56,8 @@ class Authenticator:
             self._secret_keys = secret_keys(settings.jwt_secret.get_secret_value(), previous)
         self._provider_keys = provider_keys
         self._sessions = sessions
+        self._known: dict[bytes, _Known] = {}  # the oldest first
+        self._known_max = settings.known_tokens_max
         self._secret_rules = _rules(settings, settings.jwt_issuer, settings.jwt_audience)
         self._provider_rules = _rules(settings, settings.jwt_jwks_issuer or "", settings.jwt_jwks_audience or "")
 
@@ -72,12 +78,42 @@ class Authenticator:
         return User(identity.user_id, identity.expires_at, identity.roles, (identity.token_id,))
 
     async def _verified(self, token: str) -> Identity:
-        head = read_head(token)
+        """Whom `token` speaks for. What was verified before, by the keys that count today, holds until it expires."""
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self._known.get(digest)
+        head = known.head if known else read_head(token)
+        keys, rules = await self._keys_for(head)
+        if known and known.keys is keys and time.time() < known.identity.expires_at:
+            return known.identity
+        identity = verify_token(token, keys, rules)
+        self._remember(digest, _Known(head, keys, identity))
+        return identity
+
+    @property
+    def known_token_count(self) -> int:
+        return len(self._known)
+
+    async def _keys_for(self, head: Head) -> tuple[Sequence[Key], Rules]:
         if head.algorithm == HMAC_ALGORITHM and self._secret_keys:
-            return verify_token(token, self._secret_keys, self._secret_rules)
+            return self._secret_keys, self._secret_rules
         if self._provider_keys is not None and head.algorithm in self._provider_keys.algorithms:
-            return verify_token(token, await self._provider_keys.of(head), self._provider_rules)
+            return await self._provider_keys.of(head), self._provider_rules
         raise TokenRefusedError(Reason.ALGORITHM)
+
+    def _remember(self, digest: bytes, known: "_Known") -> None:
+        self._known.pop(digest, None)
+        if len(self._known) >= self._known_max:
+            del self._known[next(iter(self._known))]
+        self._known[digest] = known
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A token that was found to hold. The token itself is not kept, only its digest."""
+
+    head: Head
+    keys: Sequence[Key]
+    identity: Identity
 
 
 def _rules(settings: GatewaySettings, issuer: str, audience: str) -> Rules:

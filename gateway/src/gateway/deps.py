@@ -1,4 +1,8 @@
-"""What handlers get passed in: the user, the database, the settings; and the ids of their paths, decoded."""
+"""What handlers get passed in: the user, the database, the settings; and the ids of their paths, decoded.
+
+All of them are coroutines, though none waits for anything: FastAPI calls any other in a thread of its own, which costs
+more than what they do.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -96,7 +100,7 @@ _session = APIKeyCookie(
 )
 
 
-def _current_user(
+async def _current_user(
     request: Request,
     _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     _also_documented: Annotated[str | None, Depends(_session)],
@@ -107,7 +111,7 @@ def _current_user(
 CurrentUser = Annotated[User, Depends(_current_user)]
 
 
-def _current_admin(user: CurrentUser) -> User:
+async def _current_admin(user: CurrentUser) -> User:
     if ADMIN not in user.roles:
         raise PermissionDeniedError("admin_only", "Only for operators: the access token lacks the role 'admin'.")
     return user
@@ -117,7 +121,7 @@ CurrentAdmin = Annotated[User, Depends(_current_admin)]
 FOR_ADMINS = Depends(_current_admin)  # where it makes no difference which
 
 
-def _path_user(
+async def _path_user(
     user_id: Annotated[str, Path(description="Must be the subject of the access token.", examples=["ada"])],
     user: CurrentUser,
 ) -> User:
@@ -128,34 +132,40 @@ def _path_user(
 PathUser = Annotated[User, Depends(_path_user)]
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     return services_of(request).database
 
 
-def _settings(request: Request) -> GatewaySettings:
+async def _settings(request: Request) -> GatewaySettings:
     return services_of(request).settings
 
 
 Postgres = Annotated[Database, Depends(_database)]
 Settings = Annotated[GatewaySettings, Depends(_settings)]
-CurrentServices = Annotated[Services, Depends(services_of)]
 
 
-def _conversation_id(
+async def _services(request: Request) -> Services:
+    return services_of(request)
+
+
+CurrentServices = Annotated[Services, Depends(_services)]
+
+
+async def _conversation_id(
     conversation_id: Annotated[str, Path(examples=["conv_0199c3f2a4d87b3f8e5d2c1b0a998877"])],
 ) -> UUID:
     return from_wire(Prefix.CONVERSATION, conversation_id, param="conversation_id")
 
 
-def _response_id(response_id: Annotated[str, Path(examples=["resp_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
+async def _response_id(response_id: Annotated[str, Path(examples=["resp_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
     return from_wire(Prefix.RESPONSE, response_id, param="response_id")
 
 
-def _file_id(file_id: Annotated[str, Path(examples=["file_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
+async def _file_id(file_id: Annotated[str, Path(examples=["file_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
     return from_wire(Prefix.FILE, file_id, param="file_id")
 
 
-def _task_id(task_id: Annotated[str, Path(examples=["task_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
+async def _task_id(task_id: Annotated[str, Path(examples=["task_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
     return from_wire(Prefix.TASK, task_id, param="task_id")
 
 

@@ -72,11 +72,18 @@ PageLength: TypeAlias = Annotated[int, Query(ge=1, le=PAGE_LENGTH_MAX, descripti
 class Page:
     """Which part of a list: `limit` entries after the first `offset`."""
 
-    limit: PageLength = PAGE_LENGTH_DEFAULT
-    offset: Annotated[int, Query(ge=0, le=OFFSET_MAX, description="How many to skip.")] = 0
+    limit: int
+    offset: int
 
 
-PageWanted: TypeAlias = Annotated[Page, Depends(Page)]
+async def _page(
+    limit: PageLength = PAGE_LENGTH_DEFAULT,
+    offset: Annotated[int, Query(ge=0, le=OFFSET_MAX, description="How many to skip.")] = 0,
+) -> Page:
+    return Page(limit, offset)
+
+
+PageWanted: TypeAlias = Annotated[Page, Depends(_page)]
 
 
 async def read_body(request: Request, bytes_max: int, seconds_max: float) -> bytes:

@@ -72,6 +72,7 @@ class GatewaySettings(BrokerSettings, EgressSettings):
     jwt_roles_claim: str = well_known("JWT_ROLES_CLAIM", default="roles")
     jwt_leeway_seconds: Annotated[float, Field(ge=0, le=300)] = well_known("JWT_LEEWAY_SECONDS", default=30.0)
     jwt_lifetime_seconds_max: Annotated[float, Field(gt=0)] = well_known("JWT_LIFETIME_SECONDS_MAX", default=86_400.0)
+    known_tokens_max: Annotated[int, Field(ge=1)] = 4_096
 
     session_secret: SecretStr | None = well_known("SESSION_SECRET", default=None)  # None: derived from JWT_SECRET
     session_seconds_max: Annotated[float, Field(gt=0)] = 86_400.0

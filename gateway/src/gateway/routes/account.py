@@ -53,7 +53,7 @@ class PurgeView(BaseModel):
         )
 
 
-def _purge_id(purge_id: Annotated[str, Path(examples=["purge_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
+async def _purge_id(purge_id: Annotated[str, Path(examples=["purge_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
     return from_wire(Prefix.PURGE, purge_id, param="purge_id")
 
 

@@ -90,7 +90,7 @@ class DenialPage(BaseModel):
     offset: int
 
 
-def _denial_id(denial_id: Annotated[str, Path(examples=["denial_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
+async def _denial_id(denial_id: Annotated[str, Path(examples=["denial_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
     return from_wire(Prefix.DENIAL, denial_id, param="denial_id")
 
 

@@ -157,7 +157,7 @@ async def delete_response(job_id: ResponseId, user: CurrentUser, services: Curre
     return ResponseDeleted(id=to_wire(Prefix.RESPONSE, job_id))
 
 
-def _items_after(
+async def _items_after(
     after: Annotated[str | None, Query(description="The id of the last item of the page before.")] = None,
     limit: PageLength = PAGE_LENGTH_DEFAULT,
     order: Annotated[Order, Query(description="`desc`: last first.")] = Order.DESC,

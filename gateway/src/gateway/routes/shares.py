@@ -27,7 +27,7 @@ _SECONDS_MAX = 10 * 366 * 86_400
 _POSITION_MAX = 2**31 - 1
 
 
-def _share_id(share_id: Annotated[str, Path(examples=["share_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
+async def _share_id(share_id: Annotated[str, Path(examples=["share_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
     return from_wire(Prefix.SHARE, share_id, param="share_id")
 
 

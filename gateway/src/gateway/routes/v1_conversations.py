@@ -57,7 +57,7 @@ BranchWanted = Annotated[
 ]
 
 
-def _conversations_after(
+async def _conversations_after(
     after: After = None,
     limit: PageLength = PAGE_LENGTH_DEFAULT,
     order: Annotated[Order, Query(description="Of last activity. `desc`: the latest first.")] = Order.DESC,
@@ -70,7 +70,7 @@ def _conversations_after(
     return ConversationsAfter(cursor, limit, order, archived, search if search and search.strip() else None)
 
 
-def _items_after(
+async def _items_after(
     after: After = None,
     limit: PageLength = PAGE_LENGTH_DEFAULT,
     order: OrderWanted = Order.DESC,
@@ -85,14 +85,14 @@ def _branch(text: str) -> Branch:
     return Whole(text) if text in {"active", "all"} else from_wire(Prefix.RESPONSE, text, param="branch")
 
 
-def _responses_after(
+async def _responses_after(
     after: After = None, limit: PageLength = PAGE_LENGTH_DEFAULT, order: OrderWanted = Order.DESC
 ) -> ResponsesAfter:
     cursor = None if after is None else from_wire(Prefix.RESPONSE, after, param="after")
     return ResponsesAfter(cursor, limit, order is Order.ASC)
 
 
-def _item_id(item_id: Annotated[str, Path(examples=["msg_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
+async def _item_id(item_id: Annotated[str, Path(examples=["msg_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
     return queries.item_id_of(item_id, "item_id")
 
 

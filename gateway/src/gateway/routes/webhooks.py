@@ -65,23 +65,23 @@ EventTypes: TypeAlias = Annotated[
 ]
 
 
-def _endpoint_id(endpoint_id: Annotated[str, Path(examples=["wh_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
+async def _endpoint_id(endpoint_id: Annotated[str, Path(examples=["wh_0199c3f2a4d87b3f8e5d2c1b0a998877"])]) -> UUID:
     return from_wire(Prefix.WEBHOOK, endpoint_id, param="endpoint_id")
 
 
-def _after_endpoint(
+async def _after_endpoint(
     after: Annotated[str | None, Query(description="The last id of the page before.")] = None,
 ) -> UUID | None:
     return None if after is None else from_wire(Prefix.WEBHOOK, after, param="after")
 
 
-def _after_delivery(
+async def _after_delivery(
     after: Annotated[str | None, Query(description="The last id of the page before.")] = None,
 ) -> UUID | None:
     return None if after is None else from_wire(Prefix.WEBHOOK_EVENT, after, param="after")
 
 
-def _egress_policy(settings: Settings) -> EgressPolicy:
+async def _egress_policy(settings: Settings) -> EgressPolicy:
     return EgressPolicy.of(settings)
 
 
