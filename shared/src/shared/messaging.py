@@ -32,6 +32,7 @@ from uuid import UUID
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aio_pika.connection import make_url
+from aiormq.abc import AbstractChannel as UnderlayChannel
 from aiormq.abc import DeliveredMessage
 from aiormq.exceptions import (
     AuthenticationError,
@@ -66,6 +67,7 @@ _HEARTBEAT_SECONDS = 10  # a silent peer is noticed after 20 to 33 s
 _QUEUE_LENGTH_MAX = 100_000
 _LISTENER_QUEUE_LENGTH_MAX = 10_000
 _CLOSE_SECONDS = 2
+_TRANSIENT, _PERSISTENT = 1, 2  # delivery modes of AMQP
 _DEAD_LETTERS: FieldTable = {
     "x-dead-letter-exchange": "",
     "x-dead-letter-routing-key": DEAD,
@@ -382,8 +384,10 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class _Channels:
-    confirmed: AbstractChannel
-    transient: AbstractChannel
+    """Those below aio_pika's, whose messages and exchanges cost more to make than a message costs to send."""
+
+    confirmed: UnderlayChannel
+    transient: UnderlayChannel
 
 
 class Publisher:
@@ -419,20 +423,22 @@ class Publisher:
 
     async def send_bytes(self, queue: str, body: bytes, *, reply_to: str | None = None) -> None:
         """As `send`, for a message that is encoded already."""
-        if self._channels is None:
-            raise _broker_unavailable("not connected")
-        message = aio_pika.Message(
-            body,
+        channels = self._open_channels()
+        properties = Basic.Properties(
             content_type="application/json",
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            delivery_mode=_PERSISTENT,
             message_id=uuid7().hex,  # keys the return of an unroutable message, so one per publish
             reply_to=reply_to,
         )
-        exchange = READY if queue == JOBS else self._journal_exchange
         with failures_as_unavailable():
-            async with asyncio.timeout(self._timeout_seconds):
-                target = await self._channels.confirmed.get_exchange(exchange, ensure=False)
-                answer = await target.publish(message, queue, mandatory=True)
+            answer = await channels.confirmed.basic_publish(
+                body,
+                exchange=READY if queue == JOBS else self._journal_exchange,
+                routing_key=queue,
+                properties=properties,
+                mandatory=True,
+                timeout=self._timeout_seconds,
+            )
         frame = answer.delivery if isinstance(answer, DeliveredMessage) else answer
         if not isinstance(frame, Basic.Ack):
             raise _broker_unavailable(type(frame).__name__)
@@ -451,36 +457,39 @@ class Publisher:
 
     async def queue_state(self, queue: str) -> QueueState:
         """Raises BrokerUnavailableError."""
-        if self._channels is None:
-            raise _broker_unavailable("not connected")
+        channels = self._open_channels()
         with failures_as_unavailable():
             async with asyncio.timeout(self._timeout_seconds):
-                found = await self._channels.transient.declare_queue(queue, passive=True)
-        result = found.declaration_result
-        return QueueState(result.message_count or 0, result.consumer_count or 0)
+                found = await channels.transient.queue_declare(queue, passive=True)
+        return QueueState(found.message_count or 0, found.consumer_count or 0)
 
     async def _send_transient(self, exchange: str, routing_key: str, body: bytes) -> None:
-        if self._channels is None:
-            log.warning("transient_message_lost", exchange=exchange or "reply", cause="not connected")
-            return
-        message = aio_pika.Message(body, content_type="application/json")
-        channel = self._channels.transient
+        properties = Basic.Properties(content_type="application/json", delivery_mode=_TRANSIENT)
         try:
+            channels = self._open_channels()
             with failures_as_unavailable():
-                async with asyncio.timeout(self._timeout_seconds):
-                    found = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
-                    await found.publish(message, routing_key, mandatory=False)
+                await channels.transient.basic_publish(
+                    body,
+                    exchange=exchange,
+                    routing_key=routing_key,
+                    properties=properties,
+                    timeout=self._timeout_seconds,
+                )
         except BrokerUnavailableError as error:
             log.warning("transient_message_lost", exchange=exchange or "reply", cause=error.message)
 
+    def _open_channels(self) -> "_Channels":
+        if self._channels is None or self._channels.confirmed.is_closed or self._channels.transient.is_closed:
+            raise _broker_unavailable("not connected")
+        return self._channels
+
     @asynccontextmanager
     async def _open(self, connection: AbstractConnection) -> AsyncIterator[None]:
-        self._channels = _Channels(
-            confirmed=await connection.channel(publisher_confirms=True, on_return_raises=True),
-            transient=await connection.channel(publisher_confirms=False),
-        )
+        confirmed = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        transient = await connection.channel(publisher_confirms=False)
+        self._channels = _Channels(await confirmed.get_underlay_channel(), await transient.get_underlay_channel())
         try:
-            for channel in (self._channels.confirmed, self._channels.transient):
+            for channel in (confirmed, transient):
                 await self._link.depend_on(channel, Permission.WRITE)
             yield
         finally:
