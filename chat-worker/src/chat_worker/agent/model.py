@@ -38,6 +38,7 @@ from math import isfinite
 from secrets import token_hex
 from typing import Any, Literal
 
+import aiohttp
 import httpx2
 import msgspec
 import openai
@@ -128,8 +129,8 @@ class OpenAIModel:
                     yield _chunk(data)
         except openai.APIStatusError as error:
             raise _status_error(error) from error
-        except (openai.APITimeoutError, httpx2.TimeoutException) as error:
-            raise _unavailable("model_timeout", error) from error
+        except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError) as error:
+            raise _unavailable(_code_of_timeout(error), error) from error
         except openai.APIConnectionError as error:
             raise _unavailable("model_unreachable", error.__cause__ or error) from error
         except (openai.APIError, httpx2.HTTPError) as error:
@@ -141,14 +142,17 @@ class OpenAIModel:
         As bytes, the request is neither transformed nor encoded by the client, which blocks the loop for as long as the
         history is, and for a quarter of a second where a large file is part of it.
         """
-        answer: object = await self._client.post(
-            "/chat/completions",
-            cast_to=httpx2.Response,
-            content=body,
-            options={"headers": {"Content-Type": "application/json"}},
-            stream=True,
-            stream_cls=openai.AsyncStream[Any],
-        )
+        limits = self._limits
+        # The transport bounds each wait but that for an endpoint which does not take the request.
+        async with asyncio.timeout(limits.connect_seconds + limits.write_seconds + limits.silence_seconds):
+            answer: object = await self._client.post(
+                "/chat/completions",
+                cast_to=httpx2.Response,
+                content=body,
+                options={"headers": {"Content-Type": "application/json"}},
+                stream=True,
+                stream_cls=openai.AsyncStream[Any],
+            )
         assert isinstance(answer, httpx2.Response)  # as cast, whatever the client's types say of streams
         return answer
 
@@ -216,10 +220,20 @@ def _client(base_url: str, api_key: str, limits: ModelLimits, *, verify: ssl.SSL
         timeout=timeout,
         # Compressed, a stream would arrive in lumps, and bytes on the wire would say nothing about bytes in memory.
         default_headers={"Accept-Encoding": "identity"},
-        http_client=openai.DefaultAsyncHttpxClient(
+        http_client=openai.DefaultAioHttpClient(
             timeout=timeout, event_hooks={"response": [bound_error_body]}, verify=verify
         ),
     )
+
+
+def _code_of_timeout(error: BaseException) -> str:
+    """What it was: the transport says the same of every connection that is refused, or lost before its time."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, aiohttp.ClientConnectionError):
+        cause = cause.__cause__
+    if cause is None or isinstance(cause, aiohttp.ServerTimeoutError):
+        return "model_timeout"
+    return "model_unreachable" if isinstance(error, openai.APIConnectionError) else "model_cut_stream"
 
 
 def _described(tool: Tool | FunctionTool) -> JsonObject:
