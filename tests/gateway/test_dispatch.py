@@ -6,23 +6,35 @@ import pytest
 
 from gateway.dispatch import Dispatcher
 from gateway.turns import Accepted
-from shared.contracts import JobReady
+from shared.contracts import JobReady, LiveBatch, Touched
 from shared.ids import uuid7
 from shared.messaging import Publisher
 from tests.support.turns import Turns
+from tests.support.waiting import wait_until
 
 
 class ConfirmingPublisher:
     """Stands in for the broker's side of a `Publisher`."""
 
+    def __init__(self) -> None:
+        self.told: list[LiveBatch] = []
+
     async def send(self, queue: str, message: object) -> None:
         """It arrived."""
 
+    async def tell(self, _exchange: str, message: LiveBatch) -> None:
+        self.told.append(message)
+
 
 @pytest.fixture
-def dispatcher(turns: Turns) -> Dispatcher:
+def publisher() -> ConfirmingPublisher:
+    return ConfirmingPublisher()
+
+
+@pytest.fixture
+def dispatcher(publisher: ConfirmingPublisher, turns: Turns) -> Dispatcher:
     """Marks when it is stopped, which each test does."""
-    return Dispatcher(cast("Publisher", ConfirmingPublisher()), turns.gateway)
+    return Dispatcher(cast("Publisher", publisher), turns.gateway)
 
 
 async def accepted(turns: Turns) -> Accepted:
@@ -80,3 +92,28 @@ async def test_an_answer_is_marked_once(dispatcher: Dispatcher, turns: Turns) ->
 
     assert answered_at is not None
     assert (await job_of(turns, turn))["answered_at"] == answered_at
+
+
+async def test_what_is_touched_within_a_moment_is_told_as_one_message(
+    dispatcher: Dispatcher, publisher: ConfirmingPublisher
+) -> None:
+    touched = [Touched(conversation_id=uuid7(), user_id="ada", what=what) for what in ("created", "updated", "deleted")]
+
+    for conversation in touched:
+        dispatcher.touched(conversation)
+
+    async def told() -> list[LiveBatch]:
+        return publisher.told
+
+    assert await wait_until(told) == [LiveBatch(jobs=[], conversations=touched)]
+
+
+async def test_what_is_touched_before_a_stop_is_told(dispatcher: Dispatcher, publisher: ConfirmingPublisher) -> None:
+    first, second = [Touched(conversation_id=uuid7(), user_id="ada", what="updated") for _ in range(2)]
+
+    dispatcher.touched(first)
+    await dispatcher.stop()
+    dispatcher.touched(second)
+    await dispatcher.stop()
+
+    assert [batch.conversations for batch in publisher.told] == [[first], [second]]

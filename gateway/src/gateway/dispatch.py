@@ -17,6 +17,7 @@ from shared.supervision import supervised
 log = get_logger()
 
 _MARK_SECONDS = 0.5
+_TELL_SECONDS = 0.02
 # Locked in the order of their ids, as everywhere. A job that a worker had, even if it queues again, needs no mark: it
 # would look like one that its next worker was told of.
 _DISPATCHED = """
@@ -41,6 +42,7 @@ class Dispatcher:
         self._publications: set[asyncio.Task[None]] = set()
         self._confirmed: list[UUID] = []
         self._answered: list[UUID] = []
+        self._touched: list[Touched] = []  # where something is in it, a timer will tell of it
         self._marker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -48,6 +50,7 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Wait for publications under way (each has its timeout), mark them, end."""
+        self._tell_touched()
         await asyncio.gather(*self._publications, return_exceptions=True)
         if self._marker is not None:
             self._marker.cancel()
@@ -63,12 +66,22 @@ class Dispatcher:
         self._in_background(self._publish_cancel(request))
 
     def touched(self, conversation: Touched) -> None:
-        """Tell those who follow the conversation, at any gateway, that something happened in it."""
-        self._in_background(self._publisher.tell(LIVE, LiveBatch(jobs=[], conversations=[conversation])))
+        """Tell those who follow the conversation, at any gateway, that something happened in it.
+
+        What happens within a moment is told as one message: every gateway gets each.
+        """
+        if not self._touched:
+            asyncio.get_running_loop().call_later(_TELL_SECONDS, self._tell_touched)
+        self._touched.append(conversation)
 
     def answered(self, job_id: UUID) -> None:
         """Note that the client has its answer, so that no later request of the same words is taken for a retry."""
         self._answered.append(job_id)
+
+    def _tell_touched(self) -> None:
+        touched, self._touched = self._touched, []
+        if touched:
+            self._in_background(self._publisher.tell(LIVE, LiveBatch(jobs=[], conversations=touched)))
 
     async def _publish(self, job: JobReady) -> None:
         try:

@@ -72,8 +72,8 @@ PageLength: TypeAlias = Annotated[int, Query(ge=1, le=PAGE_LENGTH_MAX, descripti
 class Page:
     """Which part of a list: `limit` entries after the first `offset`."""
 
-    limit: int
-    offset: int
+    limit: int = PAGE_LENGTH_DEFAULT
+    offset: int = 0
 
 
 async def _page(
