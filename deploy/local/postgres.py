@@ -122,6 +122,18 @@ class PrivatePostgres:
     def description(self) -> str:
         return f"PostgreSQL {self._programs.major} on port {self.port}"
 
+    def client_environment(self) -> dict[str, str]:
+        """In which psql, pg_dump and the like are found, and work on our database as its owner."""
+        environment = self._programs.environment()
+        return environment | {
+            "PATH": f"{self._programs.folder}:{environment.get('PATH', os.defpath)}",
+            "PGHOST": LOOPBACK,
+            "PGPORT": str(self.port),
+            "PGUSER": OWNER,
+            "PGPASSWORD": self._password,
+            "PGDATABASE": DATABASE,
+        }
+
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None

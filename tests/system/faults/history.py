@@ -88,12 +88,14 @@ class Talker:
     def new(cls, history: History, gateways: Sequence[str], name: str) -> Self:
         user_id = f"{name}-{uuid7().hex[-12:]}"
         history.users.append(user_id)
-        headers = {"authorization": f"Bearer {token_of(user_id)}"}
-        http = httpx2.AsyncClient(timeout=httpx2.Timeout(20, connect=2), headers=headers)
-        return cls(history, itertools.cycle(gateways), user_id, http)
+        return cls(history, itertools.cycle(gateways), user_id, _http_of(user_id))
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    def at(self, gateways: Sequence[str]) -> "Talker":
+        """The same user, who knows other gateways from now on."""
+        return Talker(self._history, itertools.cycle(gateways), self.user_id, _http_of(self.user_id))
 
     @asynccontextmanager
     async def with_receive_buffer(self, byte_count: int) -> AsyncIterator["Talker"]:
@@ -226,6 +228,11 @@ class Talker:
                 raise httpx2.ReadError("not now")
             assert answer.status_code == httpx2.codes.OK, (await answer.aread()).decode()
             yield _data(answer)
+
+
+def _http_of(user_id: str) -> httpx2.AsyncClient:
+    headers = {"authorization": f"Bearer {token_of(user_id)}"}
+    return httpx2.AsyncClient(timeout=httpx2.Timeout(20, connect=2), headers=headers)
 
 
 def stream_request_id(said: Said, starting_after: int) -> str:

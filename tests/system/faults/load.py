@@ -36,14 +36,21 @@ _LET_GO_SECONDS = 15.0
 
 
 class Arena:
-    """One attack: two users on a stack, their history, and the verdict."""
+    """One attack: two users on a stack, their history, and the verdict.
 
-    def __init__(self, stack: Stack, backends: Backends) -> None:
+    The users of a `former` one come with all that they saw there.
+    """
+
+    def __init__(self, stack: Stack, backends: Backends, former: "Arena | None" = None) -> None:
         self.stack = stack
         self.backends = backends
-        self.history = History()
         gateways = [gateway.url for gateway in stack.of_kind("gateway")]
-        self.users = [Talker.new(self.history, gateways, name) for name in ("ada", "grace")]
+        self.history: History = former.history if former else History()
+        self.users: list[Talker] = (
+            [user.at(gateways) for user in former.users]
+            if former
+            else [Talker.new(self.history, gateways, name) for name in ("ada", "grace")]
+        )
         self._readers: list[asyncio.Task[None]] = []
         self._held_at_rest: dict[str, Held] = {}
 
