@@ -54,12 +54,27 @@ class Unpacked:
         megabytes = sum(package.size_bytes for package in wanted) // 1_000_000
         say("packages", f"fetching {', '.join(packages)}: {len(wanted)} packages, {megabytes} MB")
         with ThreadPoolExecutor(max_workers=2) as pool:
-            list(pool.map(self._unpack, apt.download(wanted)))
+            list(pool.map(self._unpack, apt.download([f"{each.name}={each.version}" for each in wanted])))
         for script in self._erlang_scripts():
             rewrite_erlang_root(script, self.folder / "usr/lib/erlang")
         self._record(packages)
         shutil.rmtree(scratch)
         say("packages", "unpacked")
+
+    def add_alone(self, package: str) -> None:
+        """Fetch and unpack `package` without anything that it depends on: enough for a program that is one file.
+
+        Raises Failure as `add` does.
+        """
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = self.folder.with_name(f"{self.folder.name}.new")
+        shutil.rmtree(scratch, ignore_errors=True)
+        apt = _Apt.at(scratch)
+        say("packages", f"fetching {package}")
+        apt.update()
+        for archive in apt.download([package]):
+            self._unpack(archive)
+        shutil.rmtree(scratch)
 
     def _unpack(self, archive: Path) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -118,16 +133,20 @@ class _Apt:
         }
         return cls(folder, tuple(f"-o{name}={value}" for name, value in settings.items()))
 
+    def update(self) -> "subprocess.CompletedProcess[str]":
+        return self._run("update")
+
     def listing_of(self, packages: Sequence[str]) -> str:
-        update = self._run("update")
+        update = self.update()
         listing = self._run("install", "--print-uris", "--yes", "--no-install-recommends", *packages)
         if listing.returncode:
             reason = last_line(update.stdout if update.returncode else listing.stdout)
             raise Failure(f"could not find the packages {', '.join(packages)} (apt-get: {reason}): check the network")
         return listing.stdout
 
-    def download(self, packages: Sequence[Package]) -> list[Path]:
-        done = self._run("download", *(f"{package.name}={package.version}" for package in packages))
+    def download(self, packages: Sequence[str]) -> list[Path]:
+        """Packages by their names, or as `name=version`."""
+        done = self._run("download", *packages)
         if done.returncode:
             raise Failure(
                 f"could not download packages (apt-get: {last_line(done.stdout)}): check the network, try again"

@@ -53,10 +53,12 @@ async def _restart(process: ServiceProcess, count: int) -> None:
 
 
 async def _delete_unused(url: str, partitions: Iterable[int]) -> None:
-    """As an operator does in the management UI; RabbitMQ refuses where a message or a consumer is left."""
+    """As an operator does in the management UI, who sees there that a queue is empty and that nobody reads it."""
     connection = await aio_pika.connect(url)
     async with connection:
         channel = await connection.channel()
         for partition in partitions:
-            queue = await channel.get_queue(journal_queue(partition))
-            await queue.delete(if_unused=True, if_empty=True)
+            queue = await channel.declare_queue(journal_queue(partition), passive=True)
+            state = queue.declaration_result
+            assert (state.message_count, state.consumer_count) == (0, 0)
+            await queue.delete(if_unused=False, if_empty=False)
