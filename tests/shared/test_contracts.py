@@ -97,6 +97,26 @@ def test_what_is_sent_today_has_the_form_of_the_sample(name: str) -> None:
     assert json.loads(encode(SAMPLES[name])) == sample
 
 
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_fields_that_the_next_version_adds_are_passed_over(name: str) -> None:
+    """For an upgrade, process by process: a message of the version after this one, where it only adds."""
+    sample = json.loads((GOLDEN / f"{name}.v{VERSION}.json").read_bytes())
+    later = _with_additions(sample)
+
+    assert later != sample
+    assert decode(json.dumps(later).encode()) == decode(json.dumps(sample).encode())
+
+
+def _with_additions(value: object) -> object:
+    """`value` with a field more in every object of ours; what events and items hold is passed on as it is."""
+    if isinstance(value, list):
+        return [_with_additions(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    known = {key: each if key in {"events", "output"} else _with_additions(each) for key, each in value.items()}
+    return {**known, "added_later": {"kind": "unknown", "v": 2}}
+
+
 def test_a_live_batch_of_before_there_were_conversations_in_it_decodes() -> None:
     batch = decode(b'{"kind":"live_batch","v":1,"jobs":[]}')
 

@@ -1,0 +1,1 @@
+"""From the figures of one machine to fleets: costs, a simulation that reproduces them, and the arithmetic of size."""
