@@ -88,18 +88,20 @@ async def test_a_backup_is_all_that_new_servers_need(servers: Servers, tmp_path:
         assert await after.verdict() == []
 
 
-async def test_rights_and_rules_are_restored_with_the_rows(postgres: PrivatePostgres, tmp_path: Path) -> None:
-    """Row level security, grants to the column, what was taken from PUBLIC, triggers: all that the catalogs tell."""
+async def test_rights_and_rules_are_restored_with_the_rows(postgres: PrivatePostgres) -> None:
+    """Row level security, grants to the column, what was taken from PUBLIC, triggers: all that the catalogs tell.
+
+    Through pipes, as it goes with containers.
+    """
     await _migrated(postgres)
-    backup = tmp_path / "parley.dump"
-    await asyncio.to_thread(_run, "backup.sh", backup, postgres)
+    backup = await asyncio.to_thread(_pipe, "backup.sh", postgres)
     before = await _rules(postgres.url)
 
     await execute(at(postgres.url, "postgres"), "drop database parley")
     await execute(at(postgres.url, "postgres"), "create database parley")
     for role in ROLES:
         await execute(at(postgres.url, "postgres"), f"drop role {role}")
-    await asyncio.to_thread(_run, "restore.sh", backup, postgres)
+    await asyncio.to_thread(_pipe, "restore.sh", postgres, backup)
 
     assert await _rules(postgres.url) == before
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
@@ -191,6 +193,18 @@ def _run(script: str, file: Path, postgres: PrivatePostgres, variables: Mapping[
         check=True,
     )
     return done.stderr
+
+
+def _pipe(script: str, postgres: PrivatePostgres, data: bytes = b"") -> bytes:
+    """Run a script that is not there where it runs, with `data` at its standard input; returns its output."""
+    done = subprocess.run(
+        ["sh", "-c", (_SCRIPTS / script).read_text(), script, "-"],  # noqa: S607
+        env=postgres.client_environment(),
+        input=data,
+        capture_output=True,
+        check=True,
+    )
+    return done.stdout
 
 
 def _destroy(postgres: PrivatePostgres, rabbit: PrivateRabbit) -> None:
