@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -14,6 +15,7 @@ from alembic.config import Config
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from shared.db import Database
 from shared.db.migrate import ROLES, ensure_roles, migrate
 from shared.ids import uuid7
 from tests.support.backends import at, execute
@@ -34,6 +36,26 @@ async def test_two_databases_of_one_server_are_migrated_at_the_same_time(databas
         await asyncio.gather(*(ensure() for _ in range(4)))
     finally:
         await engine.dispose()
+
+
+async def test_an_owner_needs_to_be_no_superuser() -> None:
+    """One that may make roles and sees all rows is enough: managed servers give nobody more."""
+    server, name = os.environ["DATABASE_URL"], f"owner_{uuid7().hex}"
+    await execute(server, f"create role {name} login createrole bypassrls password 'owner'")
+    try:
+        async with _new_database() as urls:
+            async with _connected(urls[None]) as superuser:
+                await superuser.execute(f'alter database "{urlsplit(urls[None]).path[1:]}" owner to {name}')
+                for role in ROLES:  # of other tests on this server; those that it makes itself are its own to change
+                    await superuser.execute(f"grant {role} to {name} with admin option")
+
+            await migrate(_as_user(urls[None], name, "owner"), [urls[role] for role in ROLES])
+
+            gateway = await Database.connect(urls["parley_gateway"], application_name="test", pool_size=1)
+            await gateway.ping()
+            await gateway.close()
+    finally:
+        await execute(server, f"drop role {name}")
 
 
 async def test_a_database_of_the_first_version_goes_on_where_it_was() -> None:
@@ -118,6 +140,11 @@ async def _has_waiting_locks(connection: asyncpg.Connection) -> bool:
             """
         )
     )
+
+
+def _as_user(url: str, user: str, password: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"{user}:{password}@{parts.hostname}:{parts.port}").geturl()
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx2
@@ -16,9 +17,11 @@ from deploy.local.ports import LOOPBACK, free_ports
 from deploy.local.postgres import PrivatePostgres
 from deploy.local.rabbitmq import PrivateRabbit
 from shared.db import Database
+from shared.db.migrate import ROLES, migrate
 from shared.messaging import JOBS, Broker, BrokerRefusedError, refusal_of, see_queue
 from shared.settings import Profile
 from shared.tls import trusting
+from tests.support.backends import at
 from tests.support.certificates import Authority
 from tests.support.services import private_postgres, private_rabbit
 
@@ -213,6 +216,23 @@ async def test_postgres_is_trusted_with_the_right_authority_and_no_other(
     ):
         with pytest.raises(ssl.SSLCertVerificationError, match="certificate verify failed"):
             await Database.connect(url, application_name="test", pool_size=1, wait_seconds=0)
+
+
+async def test_the_migration_trusts_postgres_as_the_services_do(postgres: str, authorities: Authorities) -> None:
+    database = urlsplit(postgres).path.removeprefix("/")
+    service_urls = [at(postgres, database, role) for role in ROLES]
+
+    with pytest.raises(ssl.SSLCertVerificationError, match="certificate verify failed"):
+        await migrate(f"{postgres}?sslmode=verify-full&sslrootcert={authorities.others.file}", service_urls)
+    await migrate(f"{postgres}?sslmode=verify-full&sslrootcert={authorities.ours.file}", service_urls)
+
+    gateway = await Database.connect(
+        f"{service_urls[0]}?sslmode=verify-full&sslrootcert={authorities.ours.file}",
+        application_name="test",
+        pool_size=1,
+    )
+    await gateway.ping()
+    await gateway.close()
 
 
 async def test_postgres_without_tls_is_not_used_where_tls_is_asked_for(

@@ -6,8 +6,10 @@ again changes nothing; two at once wait for each other.
 
 import asyncio
 import sys
+from functools import partial
 from urllib.parse import unquote, urlsplit
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from pydantic import SecretStr
@@ -57,7 +59,8 @@ async def migrate(owner_url: str, service_urls: list[str], lock_seconds: float =
 
     Raises ValueError where a service URL names a role that is not its own, SQLAlchemyError where Postgres refuses.
     """
-    engine = create_async_engine(_for_sqlalchemy(owner_url))
+    # asyncpg reads the URL, as it does for the services: SQLAlchemy knows nothing of `sslmode` and the like.
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=partial(asyncpg.connect, owner_url))
     try:
         async with engine.connect() as connection:
             await connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": _LOCK})
@@ -129,11 +132,6 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", "shared.db:migrations")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-
-
-def _for_sqlalchemy(url: str) -> str:
-    _, _, rest = url.partition("://")
-    return f"postgresql+asyncpg://{rest}"
 
 
 def main() -> None:
