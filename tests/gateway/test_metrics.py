@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
-from gateway.app import create_app
+from gateway.app import create_app, create_internal_app
 from gateway.settings import GatewaySettings
 from shared.settings import Profile
 from tests.gateway.conftest import Caller, Serve
@@ -87,6 +88,22 @@ async def test_in_production_the_public_port_has_no_metrics(more: Mapping[str, o
     app = create_app(production(**more))
 
     assert (await Caller(app, "nobody", None).get("/metrics")).status_code == httpx2.codes.NOT_FOUND
+
+
+async def test_a_gateway_that_is_told_to_stop_is_not_ready_and_says_so_on_both_ports(gateway: FastAPI) -> None:
+    stopping = asyncio.Event()
+    app = create_app(gateway.state.services.settings, stopping)
+    app.state.services = gateway.state.services
+    callers = [Caller(each, "nobody", None) for each in (app, create_internal_app(app))]
+    before = [await caller.get("/health/ready") for caller in callers]
+
+    stopping.set()
+    ready = [await caller.get("/health/ready") for caller in callers]
+    live = [await caller.get("/health/live") for caller in callers]
+
+    assert [answer.status_code for answer in before] == [200, 200]
+    assert [(answer.status_code, answer.json()["status"]) for answer in ready] == [(503, "stopping")] * 2
+    assert [answer.status_code for answer in live] == [200, 200]
 
 
 async def test_a_port_of_their_own_has_metrics_and_health_and_nothing_else(serve: Serve) -> None:

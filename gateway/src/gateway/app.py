@@ -72,6 +72,7 @@ def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None)
         redoc_url=None,
         openapi_url=docs.OPENAPI_PATH if settings.shows_docs else None,
     )
+    app.state.stopping = stopping
     app.state.rates = RequestRates(settings)
     _install_middleware(app, settings)
     app.include_router(health.router)

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from gateway.deps import CurrentServices
@@ -28,13 +28,13 @@ class Dependencies(BaseModel):
 
 
 class Readiness(BaseModel):
-    """`degraded`: messages are accepted, and answered when RabbitMQ is back."""
+    """`degraded`: messages are accepted, and answered when RabbitMQ is back. `stopping`: go to another gateway."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"status": "ok", "dependencies": {"postgres": "up", "rabbitmq": "up"}}]}
     )
 
-    status: Literal["ok", "degraded", "unavailable"]
+    status: Literal["ok", "degraded", "unavailable", "stopping"]
     dependencies: Dependencies
 
 
@@ -44,16 +44,22 @@ async def live() -> Liveness:
 
 
 @router.get(
-    "/ready", summary="Can it serve?", responses={503: {"model": Readiness, "description": "Postgres is away."}}
+    "/ready",
+    summary="Can it serve?",
+    responses={503: {"model": Readiness, "description": "Postgres is away, or the process is told to stop."}},
 )
-async def ready(services: CurrentServices, response: Response) -> Readiness:
-    """503 without Postgres. Without RabbitMQ it is ready: accepted messages wait in Postgres."""
+async def ready(request: Request, services: CurrentServices, response: Response) -> Readiness:
+    """503 without Postgres, and from the moment on when the process is told to stop.
+
+    Without RabbitMQ it is ready: accepted messages wait in Postgres.
+    """
     has_postgres, has_rabbitmq = await _answers(services.database), services.publisher.is_up
-    if not has_postgres:
+    is_stopping = request.app.state.stopping.is_set()
+    if is_stopping or not has_postgres:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-    reachable = "ok" if has_rabbitmq else "degraded"
+    reachable: Literal["ok", "degraded"] = "ok" if has_rabbitmq else "degraded"
     return Readiness(
-        status=reachable if has_postgres else "unavailable",
+        status="stopping" if is_stopping else reachable if has_postgres else "unavailable",
         dependencies=Dependencies(postgres="up" if has_postgres else "down", rabbitmq="up" if has_rabbitmq else "down"),
     )
 
