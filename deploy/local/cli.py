@@ -12,6 +12,7 @@ from pathlib import Path
 from deploy.local import (
     audit,
     bench,
+    chart,
     containers,
     credentials,
     environment,
@@ -90,6 +91,11 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     version_ = commands.add_parser("version", help="print the version, or make another one the version everywhere")
     version_.add_argument("new", nargs="?", metavar="VERSION")
     version_.set_defaults(run=_version)
+    chart_ = commands.add_parser("chart", help="render the Helm charts and check them with Kubernetes' schemas")
+    chart_.add_argument("--values", type=Path, action="append", default=[], metavar="FILE", help="one more rendering")
+    chart_.add_argument("--crds", type=Path, metavar="FOLDER", help="definitions of the operators' resources")
+    chart_.add_argument("--write", action="store_true", help="first make anew what they have of other files")
+    chart_.set_defaults(run=_chart)
     simple: dict[str, tuple[Callable[[Places, argparse.Namespace], int], str]] = {
         "down": (lambda places, _: stack.down(places), "stop what ./dev up started"),
         "status": (lambda places, _: stack.status(places), "show what runs, and whether it is ready"),
@@ -192,6 +198,13 @@ def _soak(places: Places, asked: argparse.Namespace) -> int:
 
 def _audit(places: Places, asked: argparse.Namespace) -> int:
     return audit.run(places, asked.folder or places.local / "sbom")
+
+
+def _chart(places: Places, asked: argparse.Namespace) -> int:
+    setup.python_packages(places)
+    if asked.write:
+        chart.write(places)
+    return chart.run(places, asked.values, asked.crds)
 
 
 def _fuzz(places: Places, asked: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ _PLACES = {
     "uv.lock": r'(?m)^name = "parley(?:-[a-z-]+)?"\nversion = "(?P<version>[^"]+)"',
     "web/package.json": r'(?m)^  "version": "(?P<version>[^"]+)"',
     "web/package-lock.json": r'"name": "parley-web",\n\s+"version": "(?P<version>[^"]+)"',
-    "deploy/kubernetes/Chart.yaml": r'(?m)^(?:appVersion|version): "?(?P<version>[^"\s]+)',
+    "deploy/kubernetes/**/Chart.yaml": r'(?m)^(?:appVersion|version): "?(?P<version>[^"\s]+)',
 }
 _UNRELEASED = "## [Unreleased]\n"
 
