@@ -275,6 +275,15 @@ def test_the_start_script_makes_the_definitions_that_the_private_server_has(tmp_
         assert next(iter(refused)) in ended.stderr
 
 
+def test_documents_run_programs_in_containers_as_services_run() -> None:
+    """Only `parley` gives them the secrets."""
+    documents = [_ROOT / "README.md", *(_ROOT / "docs").rglob("*.md")]
+
+    assert not [
+        path.name for path in documents if re.search(r"docker compose (exec|run) .*python -m", path.read_text())
+    ]
+
+
 def test_rabbitmq_reads_what_the_start_script_makes_and_takes_no_larger_message_than_its_readers() -> None:
     configuration = (_ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text()
 
