@@ -481,13 +481,28 @@ async def test_an_endless_error_body_is_read_up_to_its_limit() -> None:
     assert caught.value.code == "model_failing"
 
 
-async def test_what_the_endpoint_said_is_in_the_notes_and_not_in_the_message() -> None:
-    async with endpoint(b'{"error": {"message": "key sk-123 is wrong"}}', status=401) as server:
-        with pytest.raises(ModelRefusedError) as caught:
+@pytest.mark.parametrize(
+    ("body", "status", "noted"),
+    [
+        (b'{"error": {"message": "key sk-123 is wrong", "code": "invalid_api_key"}}', 401, "code invalid_api_key"),
+        (b'{"error": {"message": "no: sk-123", "code": "see sk-123", "type": ["sk-123"]}}', 400, "status 400"),
+        (b"<html>sk-123</html>", 502, "status 502"),
+        (b'data: {"error": {"message": "sk-123", "type": "sk-123 sk-123"}}\n\n', 200, "status 500"),
+        (b'data: {"choices": [{"delta": {"content": "sk-123\n\n', 200, "no chunk, of 43 bytes"),
+        (b"sk-123 sk-123\n\n", 200, "no event stream"),
+        (said("x", finish="sk-123 is over"), 200, "finish reason"),
+    ],
+)
+async def test_an_endpoints_words_go_nowhere_as_they_may_quote_the_prompt_or_the_key(
+    body: bytes, status: int, noted: str
+) -> None:
+    """The notes are what the log gets: words of a machine, and numbers."""
+    async with endpoint(body, status=status) as server:
+        with pytest.raises((ModelRefusedError, ModelUnavailableError)) as caught:
             await heard(server, REQUEST)
 
-    assert "sk-123" not in caught.value.message
-    assert "sk-123" in "".join(caught.value.__notes__)
+    assert noted in "".join(caught.value.__notes__)
+    assert "sk-123" not in f"{caught.value.message} {caught.value.__notes__}"
 
 
 @pytest.mark.parametrize("pieces", [[], [said("Hel")]], ids=["before any text", "in the middle"])

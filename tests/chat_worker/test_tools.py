@@ -12,6 +12,7 @@ from typing import Any
 
 import jwt
 import pytest
+import structlog
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.types import ToolAnnotations
@@ -390,6 +391,20 @@ async def test_what_a_tool_says_of_its_failure_reaches_the_model(tools: ToolSet,
     assert result.error
     assert (result.error.kind, result.error.message) == (ToolErrorKind.EXECUTION, message)
     assert not result.outcome_unknown
+
+
+@pytest.mark.parametrize(
+    "tool", ["invalid_params", "unknown_method", "internal_error", "unauthorised", "broken", "page", "garbage"]
+)
+async def test_what_a_server_says_of_a_failed_call_is_in_no_log_as_it_may_quote_the_arguments(
+    tools: ToolSet, tool: str
+) -> None:
+    with structlog.testing.capture_logs() as logged:
+        result = await tools.call(a_tool(tool), {}, key="k")
+
+    assert result.error
+    assert [event["event"] for event in logged] == ["tool_call_failed"]
+    assert "secret" not in str(logged)
 
 
 @pytest.mark.parametrize("tool", ["long", "long_error"])

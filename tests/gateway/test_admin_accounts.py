@@ -44,6 +44,23 @@ async def test_a_user_purges_their_own_account_and_begins_anew(
     assert (await ada.post(f"/api/{ada.user_id}/tasks", json={"title": "begin anew"})).status_code == 201
 
 
+async def test_asking_again_for_a_purge_is_no_act_of_its_own(
+    ada: Caller, operator: Caller, database_urls: Mapping[str, str]
+) -> None:
+    """Or everybody could fill the audit log, of which nobody may delete anything."""
+    for _ in range(5):
+        await ada.request("DELETE", f"/api/{ada.user_id}", json={"confirm": ada.user_id})
+    await operator.post("/api/admin/purges", json={"user_id": ada.user_id})
+
+    owner = await asyncpg.connect(database_urls["owner"])
+    try:
+        rows = await owner.fetch("select actor_kind from audit_log where target = $1 order by id", ada.user_id)
+    finally:
+        await owner.close()
+        await purge_all(database_urls)
+    assert [row["actor_kind"] for row in rows] == ["user", "admin"]
+
+
 @pytest.mark.parametrize("body", [None, {}, {"confirm": "somebody else"}, {"confirm": True}])
 async def test_a_purge_wants_to_be_confirmed(ada: Caller, body: object) -> None:
     refused = await ada.request("DELETE", f"/api/{ada.user_id}", json=body)

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from gateway.items import parse_items
-from gateway.limits import JSON_DEPTH_MAX, Metadata, Slots, checked_message, decode_json
+from gateway.limits import JsonLimits, Metadata, Slots, checked_message, decode_json
 from gateway.response_request import CreateResponse
 from gateway.routes.chat_completions import CreateCompletion
 from gateway.routes.v1_conversations import NewConversation
@@ -18,6 +18,7 @@ from tests.gateway.conftest import Caller, Serve
 from tests.support.waiting import wait_until
 
 LIMIT = 256 * 1_024
+JSON = JsonLimits(depth_max=64, values_max=150_000)
 
 
 async def test_a_body_over_the_limit_is_refused_by_its_announced_length(ada: Caller) -> None:
@@ -96,23 +97,23 @@ def test_a_message_is_measured_in_characters() -> None:
 
 
 def test_json_may_be_nested_as_deep_as_the_limit() -> None:
-    depth = JSON_DEPTH_MAX
+    limits = JsonLimits(depth_max=100, values_max=1_000)
 
-    assert decode_json(b"[" * depth + b"]" * depth)
-    with pytest.raises(InvalidInputError, match="nested too deeply"):
-        decode_json(b"[" * (depth + 2) + b"]" * (depth + 2))
+    assert decode_json(b"[" * 100 + b"]" * 100, limits)
+    with pytest.raises(InvalidInputError, match="at most 100 levels"):
+        decode_json(b"[" * 102 + b"]" * 102, limits)
 
 
 def test_text_that_postgres_cannot_store_is_found_wherever_it_hides() -> None:
     with pytest.raises(InvalidInputError) as caught:
-        decode_json(b'{"input": [{"content": [{"text": "a\\u0000"}]}]}')
+        decode_json(b'{"input": [{"content": [{"text": "a\\u0000"}]}]}', JSON)
 
     assert caught.value.param == "input[0].content[0].text"
 
 
 def test_an_error_names_no_more_of_a_key_than_its_beginning() -> None:
     with pytest.raises(InvalidInputError) as caught:
-        decode_json(b'{"%b": [1, 9223372036854775808]}' % (b"k" * 100_000))
+        decode_json(b'{"%b": [1, 9223372036854775808]}' % (b"k" * 100_000), JSON)
 
     assert caught.value.param == "k" * 64 + "[1]"
     assert len(caught.value.message) < 200

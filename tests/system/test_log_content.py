@@ -50,6 +50,7 @@ async def test_no_word_of_users_and_no_credential_is_in_a_log_or_a_metric(
 
     client.http.event_hooks["response"].append(count)
     conversation_id, job_id = await _talk(client, canary)
+    link = await _tell_others(client, canary, conversation_id, job_id)
     await _keep_things(client, canary)
     await _read(client, canary, conversation_id)
     await _make_mistakes(client, canary)
@@ -64,6 +65,7 @@ async def test_no_word_of_users_and_no_credential_is_in_a_log_or_a_metric(
     assert 429 not in statuses, "all of it was looked at"
     assert canary.found_in(logs) == set()
     assert canary.found_in(metrics) == set()
+    assert link not in logs + metrics
     assert token_of(client.user_id).rpartition(".")[2] not in logs
     assert "job_ended" in logs
     assert "dead_letter" in logs
@@ -88,6 +90,21 @@ async def _talk(client: Client, canary: Canaries) -> tuple[str, str]:
     completion = {"model": "chat", "messages": [{"role": "user", "content": canary["completion"]}]}
     await client.http.post("/v1/chat/completions", json=completion)
     return answer["conversation_id"], answer["job_id"]
+
+
+async def _tell_others(client: Client, canary: Canaries, conversation_id: str, job_id: str) -> str:
+    """What the user thinks of an answer, and a link to the conversation: the token of that, which opens it."""
+    opinion = {"rating": "negative", "reason": canary["reason"]}
+    told = await client.http.put(f"/v1/responses/{job_id}/feedback", json=opinion)
+    assert told.status_code == httpx2.codes.OK, told.text
+    shares = f"/v1/conversations/{conversation_id}/shares"
+    shared = await client.http.post(shares, json={"expires_in_seconds": canary["seconds"]})
+    assert shared.status_code == httpx2.codes.BAD_REQUEST
+    token: str = (await client.http.post(shares)).json()["token"]
+    for path in (token, token[:-1] + "_", canary["share"]):
+        await client.http.get(f"/v1/shares/{path}")
+        await client.http.post(f"/v1/shares/{path}/copy")
+    return token
 
 
 async def _keep_things(client: Client, canary: Canaries) -> None:
@@ -133,6 +150,11 @@ async def _make_mistakes(client: Client, canary: Canaries) -> None:
         "/v1/models", headers={"authorization": f"Basic {canary['basic']}", "cookie": canary["cookie"]}
     )
     await client.http.get("/v1/models", headers={"origin": f"https://{canary['origin']}.example"})
+    await client.http.post("/session/dev", json={"user_id": f"{canary['visitor']} {canary['visitor']}"})
+    await client.http.delete(
+        "/session", headers={"x-csrf-token": canary["csrf"], "cookie": f"parley_session={canary['s']}"}
+    )
+    await client.http.post("/api/admin/denials", json={"subject": canary["denied"], "reason": canary["denial"]})
 
 
 async def _have_models_and_tools_fail(client: Client, canary: Canaries) -> None:

@@ -172,6 +172,11 @@ async def open_services(settings: GatewaySettings, stopping: asyncio.Event) -> A
             feeds=Feeds(database, dispatcher, live, settings, stopping, denials),
             transfers=Slots("transfers", per_user_max=settings.transfers_per_user_max, all_max=settings.transfers_max),
             exports=Slots("exports", per_user_max=settings.exports_per_user_max, all_max=settings.exports_max),
+            export_rates=Rates(
+                "exports",
+                per_second_max=settings.exports_per_hour_max / 3_600,
+                burst_max=settings.exports_per_hour_max,
+            ),
             completions=completions,
             authenticator=Authenticator(settings, provider_keys, sessions),
             sessions=sessions,

@@ -44,6 +44,7 @@ class Services:
     tool_servers: ToolServersFile
     transfers: Slots
     exports: Slots
+    export_rates: Rates
     completions: Completions
     authenticator: Authenticator
     sessions: Sessions

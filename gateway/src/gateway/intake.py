@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from gateway.auth import User
 from gateway.deps import identify, rates_of, services_of
-from gateway.limits import announced_length, arriving, body_chunks, decode_json, read_body
+from gateway.limits import JsonLimits, announced_length, arriving, body_chunks, decode_json, read_body
 from gateway.problems import UnsupportedMediaTypeError
 from gateway.settings import GatewaySettings
 from shared.errors import InvalidInputError, NotAuthenticatedError, PermissionDeniedError
@@ -71,7 +71,8 @@ class UserRoute(APIRoute):
         body = await read_body(request, limits.bytes_max, limits.seconds_max)
         if body:
             _check_media_type(request, self.media_type)
-        return _JsonRequest(request, body, decode_json(body) if body else None)
+        value = decode_json(body, JsonLimits.of(services_of(request).settings)) if body else None
+        return _JsonRequest(request, body, value)
 
 
 class LargeBodyRoute(UserRoute):

@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from gateway import metrics
 from gateway.problems import BodyTimeoutError
+from gateway.settings import GatewaySettings
 from shared.db import Database
 from shared.errors import InvalidInputError, LimitExceededError, TooLargeError, UnavailableError
 
@@ -29,8 +30,6 @@ TITLE_CHARS_MAX = 200
 PAGE_LENGTH_DEFAULT = 20
 PAGE_LENGTH_MAX = 100
 OFFSET_MAX = 1_000_000
-JSON_DEPTH_MAX = 64
-JSON_VALUES_MAX = 150_000
 INTEGER_MAX = 2**63 - 1
 _PARAM_KEY_CHARS_MAX = 64  # of a key of the client's, in an error
 
@@ -133,38 +132,50 @@ def _body_too_large(bytes_max: int) -> TooLargeError:
     return TooLargeError("body_too_large", f"The request body is too large: at most {bytes_max} bytes are allowed.")
 
 
-def decode_json(body: bytes) -> Any:
+@dataclass(frozen=True, slots=True)
+class JsonLimits:
+    """How deep the JSON of a body may be nested, and how many values it may have."""
+
+    depth_max: int
+    values_max: int
+
+    @classmethod
+    def of(cls, settings: GatewaySettings) -> Self:
+        return cls(settings.json_depth_max, settings.json_values_max)
+
+
+def decode_json(body: bytes, limits: JsonLimits) -> Any:
     """The value of a JSON text that Postgres can store. Raises InvalidInputError (`invalid_json`, or as below)."""
     # A few bytes of JSON can become a hundred times as many in memory, and every value is looked at below.
-    if sum(map(body.count, (b"[", b"{", b","))) > JSON_VALUES_MAX:
-        message = f"The body holds too many values: at most {JSON_VALUES_MAX}, each comma or bracket counts as one."
+    if sum(map(body.count, (b"[", b"{", b","))) > limits.values_max:
+        message = f"The body holds too many values: at most {limits.values_max}, each comma or bracket counts as one."
         raise InvalidInputError("json_too_many_values", message)
     try:
         value = msgspec.json.decode(body)
     except RecursionError as error:
-        raise _too_deep() from error
+        raise _too_deep(limits.depth_max) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError("invalid_json", f"The body is not valid JSON: {error}.") from error
-    check_storable(value)
+    _check_storable(value, limits.depth_max)
     return value
 
 
-def check_storable(value: Any, *path: str | int) -> None:
+def _check_storable(value: Any, depth_max: int, *path: str | int) -> None:
     """Raises InvalidInputError where `value` holds what Postgres cannot: NUL, half characters, huge numbers; or is too
     deeply nested. `path` is where it is: keys and indexes.
     """
-    if len(path) > JSON_DEPTH_MAX:
-        raise _too_deep()
+    if len(path) > depth_max:
+        raise _too_deep(depth_max)
     match value:
         case str():
             _check_text(value, path)
         case dict():
             for key, inner in value.items():
                 _check_text(key, path)
-                check_storable(inner, *path, key)
+                _check_storable(inner, depth_max, *path, key)
         case list():
             for index, inner in enumerate(value):
-                check_storable(inner, *path, index)
+                _check_storable(inner, depth_max, *path, index)
         case int() if abs(value) > INTEGER_MAX:
             param = _param_of(path)
             raise InvalidInputError("number_too_large", f"The number in '{param}' is too large.", param=param or None)
@@ -187,8 +198,8 @@ def _param_of(path: Sequence[str | int]) -> str:
     return "".join(parts).removeprefix(".")
 
 
-def _too_deep() -> InvalidInputError:
-    return InvalidInputError("json_too_deep", f"The body is nested too deeply: at most {JSON_DEPTH_MAX} levels.")
+def _too_deep(depth_max: int) -> InvalidInputError:
+    return InvalidInputError("json_too_deep", f"The body is nested too deeply: at most {depth_max} levels.")
 
 
 def checked_message(text: str, chars_max: int, param: str = "message") -> str:

@@ -119,6 +119,8 @@ class GatewaySettings(BrokerSettings, EgressSettings):
     head_seconds_max: Annotated[float, Field(gt=0)] = 10.0
     body_bytes_max: Annotated[int, Field(ge=1_024)] = 256 * 1_024
     body_seconds_max: Annotated[float, Field(gt=0)] = 30.0
+    json_depth_max: Annotated[int, Field(ge=8, le=200)] = 64  # of a body; each level is one of Python's stack
+    json_values_max: Annotated[int, Field(ge=1_000)] = 150_000  # in a body, each comma or bracket counted as one
     # A body that may hold images and files as data URLs, or is an upload.
     large_body_bytes_max: Annotated[int, Field(ge=1_024)] = 12 * 2**20
     large_body_seconds_max: Annotated[float, Field(gt=0)] = 120.0
@@ -127,6 +129,7 @@ class GatewaySettings(BrokerSettings, EgressSettings):
     # Of all that is stored of a user, at this process; each holds some megabytes at a time.
     exports_per_user_max: Annotated[int, Field(ge=1)] = 1
     exports_max: Annotated[int, Field(ge=1)] = 8  # of all users
+    exports_per_hour_max: Annotated[int, Field(ge=1)] = 10  # of each user, at this process: each is in the audit log
     file_bytes_max: Annotated[int, Field(ge=1)] = 8 * 2**20
     file_bytes_per_user_max: Annotated[int, Field(ge=1)] = 256 * 2**20  # of all files of a user
     files_per_user_max: Annotated[int, Field(ge=1)] = 1_000

@@ -76,6 +76,7 @@ class Announcer:
                 self._untold.task_done()
 
     async def _tell(self, written: Written) -> None:
+        reach("persistence.before_fan_out")
         if written.live or written.touched:
             await self._publisher.tell(LIVE, LiveBatch(jobs=written.live, conversations=written.touched))
         for reply in written.replies:
@@ -135,6 +136,7 @@ class Dispatcher:
 
     async def _publish_some(self) -> None:
         jobs = [self._waiting.pop(job_id) for job_id in list(self._waiting)[:_IN_FLIGHT_MAX]]
+        reach("persistence.before_dispatch")
         confirmed = await asyncio.gather(*(self._publish(job) for job in jobs))
         await self._note([job_id for job_id in confirmed if job_id])
 

@@ -22,6 +22,8 @@ CrashPoint: TypeAlias = Literal[
     "worker.after_flush",  # everything is confirmed, the job's delivery is not acknowledged
     "persistence.before_commit",
     "persistence.after_commit",  # nothing is acknowledged, fanned out or dispatched
+    "persistence.before_fan_out",  # gateways and waiting workers are not told
+    "persistence.before_dispatch",  # jobs that may run are not published
 ]
 Protection: TypeAlias = Literal[
     "barrier",  # the next attempt closes what the dead one left open

@@ -21,7 +21,7 @@ from tests.support.stack import token_of
 JsonObject = dict[str, Any]
 _LATER = {httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE}
 _RETRY_SECONDS = 0.1
-_GIVE_UP_SECONDS = 60.0
+PATIENCE_SECONDS = 60.0
 _SILENCE = b": ping\n\n"
 
 
@@ -78,24 +78,36 @@ class History:
 class Talker:
     """One user, who knows every gateway. The name is the user's canary: no other user may ever see it."""
 
-    def __init__(self, history: History, gateways: Iterator[str], user_id: str, http: httpx2.AsyncClient) -> None:
+    def __init__(
+        self,
+        history: History,
+        gateways: Iterator[str],
+        user_id: str,
+        http: httpx2.AsyncClient,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        """What is not there after `patience_seconds` fails, however often it was asked for."""
         self.user_id = user_id
+        self._patience_seconds = patience_seconds
         self._history = history
         self._gateways = gateways
         self._http = http
 
     @classmethod
-    def new(cls, history: History, gateways: Sequence[str], name: str) -> Self:
+    def new(
+        cls, history: History, gateways: Sequence[str], name: str, patience_seconds: float = PATIENCE_SECONDS
+    ) -> Self:
         user_id = f"{name}-{uuid7().hex[-12:]}"
         history.users.append(user_id)
-        return cls(history, itertools.cycle(gateways), user_id, _http_of(user_id))
+        return cls(history, itertools.cycle(gateways), user_id, _http_of(user_id), patience_seconds)
 
     async def close(self) -> None:
         await self._http.aclose()
 
     def at(self, gateways: Sequence[str]) -> "Talker":
         """The same user, who knows other gateways from now on."""
-        return Talker(self._history, itertools.cycle(gateways), self.user_id, _http_of(self.user_id))
+        http = _http_of(self.user_id)
+        return Talker(self._history, itertools.cycle(gateways), self.user_id, http, self._patience_seconds)
 
     @asynccontextmanager
     async def with_receive_buffer(self, byte_count: int) -> AsyncIterator["Talker"]:
@@ -104,7 +116,7 @@ class Talker:
         async with httpx2.AsyncClient(
             transport=httpx2.AsyncHTTPTransport(socket_options=options), headers=self._http.headers, timeout=60
         ) as http:
-            yield Talker(self._history, self._gateways, self.user_id, http)
+            yield Talker(self._history, self._gateways, self.user_id, http, self._patience_seconds)
 
     def canary(self) -> str:
         """A text that was never said before, and that tells whose it is."""
@@ -136,7 +148,7 @@ class Talker:
             said.number = 1 + max((other.number for other in self._history.said if other is not said), default=0)
             return True
 
-        await _until(send, f"{text!r} is accepted")
+        await _until(send, f"{text!r} is accepted", self._patience_seconds)
         return said
 
     async def cancel(self, said: Said) -> None:
@@ -148,7 +160,7 @@ class Talker:
             self._note(answer)
             return answer.status_code == httpx2.codes.OK
 
-        await _until(send, "the cancel is taken")
+        await _until(send, "the cancel is taken", self._patience_seconds)
 
     async def follow(
         self,
@@ -156,7 +168,7 @@ class Talker:
         *,
         starting_after: int = -1,
         on_event: Callable[[JsonObject], Awaitable[None]] | None = None,
-        seconds: float = _GIVE_UP_SECONDS,
+        seconds: float | None = None,
     ) -> None:
         """Read the stream to its end, each time at the next gateway, and then the response itself."""
         reads: list[Read] = []
@@ -175,7 +187,7 @@ class Talker:
                         await on_event(json.loads(event))
             return reads[-1].is_done
 
-        await _until(read, f"{said.response_id} is streamed to its end", seconds)
+        await _until(read, f"{said.response_id} is streamed to its end", seconds or self._patience_seconds)
         await self.look(said)
 
     async def look(self, said: Said) -> None:
@@ -188,7 +200,7 @@ class Talker:
                 said.finals.append(answer.json())
             return answer.status_code == httpx2.codes.OK
 
-        await _until(get, "the response is shown")
+        await _until(get, "the response is shown", self._patience_seconds)
 
     async def see(self, path: str, *, method: str = "GET", **sent: Any) -> Seen:
         """Record what one request is answered; of a stream, up to its end, or up to the first silence of a feed.
@@ -207,7 +219,7 @@ class Talker:
             seen.append(self._note(answer, body))
             return answer.status_code not in _LATER
 
-        await _until(ask, f"{method} {path} is answered")
+        await _until(ask, f"{method} {path} is answered", self._patience_seconds)
         return seen[-1]
 
     def _note(self, answer: httpx2.Response, body: bytes | None = None) -> Seen:
@@ -249,7 +261,7 @@ async def _data(answer: httpx2.Response) -> AsyncIterator[bytes | None]:
                 yield line.removeprefix("data: ").encode()
 
 
-async def _until(attempt: Callable[[], Awaitable[bool]], what: str, seconds: float = _GIVE_UP_SECONDS) -> None:
+async def _until(attempt: Callable[[], Awaitable[bool]], what: str, seconds: float) -> None:
     """Repeat `attempt` until it succeeds; a gateway that is away is no failure, only another reason to repeat."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:

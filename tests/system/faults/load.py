@@ -9,7 +9,7 @@ from tests.support.backends import Backends
 from tests.support.stack import ServiceProcess, Stack
 from tests.support.waiting import wait_until
 from tests.system.faults.checker import Effect, check, leaks
-from tests.system.faults.history import History, Said, Talker
+from tests.system.faults.history import PATIENCE_SECONDS, History, Said, Talker
 from tests.system.faults.snapshot import Held, Snapshot, held_by, settled
 
 # Seconds that are minutes elsewhere: a test waits for the repairs that an operator would sleep through.
@@ -32,16 +32,29 @@ QUICK_REPAIRS = {
 
 # With this heartbeat the broker drops a silent peer after two of them, and a client after three.
 HALF_OPEN_SECONDS = 2
+# What has RabbitMQ block whoever publishes, and what ends that: too little memory left, too little disk.
+ALARMS = {
+    "memory": (("set_vm_memory_high_watermark", "0.0000001"), ("set_vm_memory_high_watermark", "0.6")),
+    "disk": (("set_disk_free_limit", "mem_relative", "1000.0"), ("set_disk_free_limit", "50MB")),
+}
 _LET_GO_SECONDS = 15.0
 
 
 class Arena:
     """One attack: two users on a stack, their history, and the verdict.
 
-    The users of a `former` one come with all that they saw there.
+    The users of a `former` one come with all that they saw there. `patience_seconds` is how long users wait for anything:
+    longer than all faults together take.
     """
 
-    def __init__(self, stack: Stack, backends: Backends, former: "Arena | None" = None) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        backends: Backends,
+        former: "Arena | None" = None,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self.stack = stack
         self.backends = backends
         gateways = [gateway.url for gateway in stack.of_kind("gateway")]
@@ -49,7 +62,7 @@ class Arena:
         self.users: list[Talker] = (
             [user.at(gateways) for user in former.users]
             if former
-            else [Talker.new(self.history, gateways, name) for name in ("ada", "grace")]
+            else [Talker.new(self.history, gateways, name, patience_seconds) for name in ("ada", "grace")]
         )
         self._readers: list[asyncio.Task[None]] = []
         self._held_at_rest: dict[str, Held] = {}
@@ -82,6 +95,12 @@ class Arena:
         reader = asyncio.create_task(user.follow(said))
         self._readers.append(reader)
         return reader
+
+    async def cancel_what_is_open(self, user: Talker) -> None:
+        """Of the user's, whatever no reader has seen the end of."""
+        for said in self.history.accepted:
+            if said.user_id == user.user_id and not said.finals:
+                await user.cancel(said)
 
     async def talk_until_dead(self, target: ServiceProcess, *, rounds_max: int = 8) -> None:
         """Keep talking until the process has died of its fault."""
@@ -140,7 +159,7 @@ class Arena:
         for said in self.history.accepted[-6:]:
             if event_count := ended.get(said.response_id):
                 for cursor in (-1, event_count // 2):
-                    await users[said.user_id].follow(said, starting_after=cursor)
+                    await users[said.user_id].follow(said, starting_after=cursor, seconds=PATIENCE_SECONDS)
         for user in self.users:
             for path in ("/v1/conversations", f"/api/{user.user_id}/tasks"):
                 await user.see(path)

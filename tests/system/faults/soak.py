@@ -26,12 +26,14 @@ from tests.support.backends import Backends, new_database
 from tests.support.services import private_postgres, private_rabbit
 from tests.support.stack import ServiceProcess, Stack, running_stack
 from tests.support.tcp import Line, Way, proxied
-from tests.system.faults.load import HALF_OPEN_SECONDS, QUICK_REPAIRS, Arena
+from tests.system.faults.load import ALARMS, HALF_OPEN_SECONDS, QUICK_REPAIRS, Arena
 
 _FAULTS_PER_ROUND = 6
 _PAUSE_SECONDS_MAX = 2.0
+_PATIENCE_SECONDS = 900.0  # readers must not give up while faults go on; the verdict waits for them so long as it says
 _FROZEN_SECONDS = 6.0
 _OUTAGE_SECONDS = 30.0
+_ALARM_SECONDS = 8.0
 _KINDS = ("gateway", "chat-worker", "persistence", "task-tools")
 _ROLE_OF_KIND = {
     "gateway": "parley_gateway",
@@ -55,7 +57,7 @@ class Soak:
 
     async def round(self) -> list[str]:
         """Some faults under load, then peace, then the checker's verdict."""
-        arena = Arena(self.stack, self.backends)
+        arena = Arena(self.stack, self.backends, patience_seconds=_PATIENCE_SECONDS)
         over = asyncio.Event()
         talking = asyncio.create_task(self._talk(arena, over))
         try:
@@ -85,6 +87,7 @@ class Soak:
             (self._freeze, 2),
             (self._restart_broker, 1),
             (self._wipe_broker, 1),
+            (self._block_publishers, 1),
             (self._restart_postgres, 2),
             (self._stop_postgres_for_long, 1),
             (self._break_line, 4),
@@ -136,6 +139,16 @@ class Soak:
         self.rabbit.wipe()
         await asyncio.to_thread(self.rabbit.start)
         return "wipe RabbitMQ"
+
+    async def _block_publishers(self) -> str:
+        alarm = self.chance.choice(sorted(ALARMS))
+        raised, cleared = ALARMS[alarm]
+        await asyncio.to_thread(self.rabbit.control, *raised)
+        try:
+            await asyncio.sleep(_ALARM_SECONDS)
+        finally:
+            await asyncio.to_thread(self.rabbit.control, *cleared)
+        return f"RabbitMQ out of {alarm}"
 
     async def _restart_postgres(self) -> str:
         await asyncio.to_thread(self.postgres.kill)

@@ -6,7 +6,9 @@ import struct
 from functools import partial
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
+from openai import AsyncOpenAI
 
 from tests.support.stack import token_of
 from tests.support.waiting import wait_until
@@ -42,6 +44,26 @@ async def test_clients_that_vanish_leave_nothing_behind_and_their_answers_come(w
 
     await _visited_by_many_that_vanish(whole)
 
+    assert await whole.verdict(attempts_max=1) == []
+
+
+async def test_openais_client_whose_gateway_dies_asks_again_and_is_answered_once(whole: Arena) -> None:
+    """In the foreground and without a key: all that its next request says is that it is not the first."""
+    user, gateway = whole.users[0], whole.stack.gateway()
+    said = Said(user.user_id, f"[[demo: tokens=150 delay_ms=20]] {user.canary()}", "chat")
+    whole.history.said.append(said)
+    async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=token_of(user.user_id), max_retries=10) as client:
+        asking = asyncio.create_task(client.responses.create(model=said.model, input=said.text))
+        await _runs(whole, user.user_id)
+
+        gateway.kill()
+        gateway.start()
+        response = await asking
+
+    assert response.conversation is not None
+    said.response_id, said.conversation_id, said.number = response.id, response.conversation.id, 1
+    assert response.status == "completed"
+    await whole.read(user, said)
     assert await whole.verdict(attempts_max=1) == []
 
 
@@ -90,6 +112,19 @@ def _vanish(connection: socket.socket) -> None:
     connection.recv(1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
+
+
+async def _runs(arena: Arena, user_id: str) -> None:
+    """Waits until a worker speaks for the user."""
+    owner = await asyncpg.connect(arena.backends.database_urls["owner"])
+    try:
+
+        async def has_begun() -> bool:
+            return bool(await owner.fetchval("select true from jobs where user_id = $1 and next_seq > 5", user_id))
+
+        await wait_until(has_begun)
+    finally:
+        await owner.close()
 
 
 async def _says(arena: Arena, word: str) -> bool:

@@ -1,5 +1,6 @@
 """A process dies at the worst place there is, each in turn; nobody notices but by the clock."""
 
+import asyncio
 import time
 
 import pytest
@@ -22,6 +23,8 @@ _POINTS = [
     ("worker.after_flush", "chat-worker-0"),
     ("persistence.before_commit:3", "persistence-0"),
     ("persistence.after_commit:3", "persistence-0"),
+    ("persistence.before_fan_out:3", "persistence-0"),
+    ("persistence.before_dispatch", "persistence-0"),
 ]
 
 
@@ -54,6 +57,17 @@ async def test_a_tool_that_must_not_be_repeated_runs_at_most_once_when_its_worke
 
         assert await arena.verdict(effects, attempts_max=2) == []
         assert any("outcome unknown" in str(job.response) for job in (await arena.snapshot()).jobs)
+
+
+@pytest.mark.parametrize("point", ["worker.mid_text:5", "worker.after_tool"])
+async def test_a_cancel_is_final_though_a_worker_died_at(point: str, arena: Arena) -> None:
+    """Whatever of it is under way then: its dead attempt, the next one, a call whose outcome nobody knows."""
+    await arena.stack.restart_with({"chat-worker-0": {"PARLEY_FAULT": point}})
+
+    await arena.talk_until_dead(arena.stack.processes["chat-worker-0"])
+    await asyncio.gather(*(arena.cancel_what_is_open(user) for user in arena.users))
+
+    assert await arena.verdict(attempts_max=2) == []
 
 
 async def test_the_next_token_after_a_kill_comes_soon(whole: Arena) -> None:

@@ -297,7 +297,7 @@ def _data(line: bytes) -> bytes | None:
         return value.strip()
     if name in {b"", b"event", b"id", b"retry"}:  # an empty name is an empty line, or a comment
         return None
-    raise _unavailable("model_bad_stream", f"not an event stream: {_excerpt(line)}")
+    raise _unavailable("model_bad_stream", f"no event stream: a line of {len(line)} bytes")
 
 
 class _FunctionDelta(msgspec.Struct):
@@ -355,7 +355,7 @@ def _chunk(data: bytes) -> _Chunk:
     try:
         chunk = _decoded(data)
     except (ValueError, RecursionError) as error:
-        raise _unavailable("model_bad_stream", f"not a chunk: {_excerpt(data)}") from error
+        raise _unavailable("model_bad_stream", f"no chunk, of {len(data)} bytes") from error
     if chunk.error:
         raise _stream_error(chunk.error)
     return chunk
@@ -467,7 +467,7 @@ class _Answer:
         try:
             finish = Finish(reason)
         except ValueError as error:
-            raise _unavailable("model_bad_stream", f"finish reason {_excerpt(reason)}") from error
+            raise _unavailable("model_bad_stream", f"finish reason {_word(reason)}") from error
         if finish is Finish.STOP and self._calls:
             finish = Finish.TOOL_CALLS
         if finish is Finish.TOOL_CALLS and not (self._calls and all(call.name for call in self._calls)):
@@ -530,6 +530,7 @@ _REFUSED_WORDS = {
 }
 _TRANSIENT_STATUSES = {408, 409, 425, 429}
 _STATUS = re.compile(r"[1-5]\d\d", re.ASCII)
+_WORD = re.compile(r"[a-zA-Z][a-zA-Z0-9_.]{0,63}|[0-9]{1,6}")
 # Endpoints without a code for it say it in words, such as "This model's maximum context length is 4096 tokens".
 _SAYS_TOO_LONG = re.compile(
     r"(maximum|exceed\w{0,4}|available|longer than).{0,60}\bcontext\b|prompt is too long", re.IGNORECASE
@@ -579,7 +580,7 @@ def _stream_error(raw: object) -> ModelUnavailableError | ModelRefusedError:
 def _classified(
     status: int, code: object, kind: object, message: str, retry_after_seconds: float | None
 ) -> ModelUnavailableError | ModelRefusedError:
-    said = f"status {status}, code {code}, type {kind}: {_excerpt(message)}"
+    said = f"status {status}, code {_word(code)}, type {_word(kind)}, a message of {len(message)} characters"
     if refusal := _refusal_code(status, str(code), str(kind), message):
         return _refused(refusal, said)
     code = "model_rate_limited" if status == HTTPStatus.TOO_MANY_REQUESTS else "model_failing"
@@ -620,5 +621,6 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
     return max(0.0, seconds) if isfinite(seconds) else None
 
 
-def _excerpt(said: str | bytes) -> str:
-    return repr(said[:200])
+def _word(said: object) -> str:
+    """`said`, where it is a word of a machine. Anything else may quote the prompt or the key, and is not noted."""
+    return said if isinstance(said, str) and _WORD.fullmatch(said) else type(said).__name__

@@ -37,7 +37,6 @@ from mcp.types import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
-    PARSE_ERROR,
     REQUEST_TIMEOUT,
     CallToolRequest,
     CallToolRequestParams,
@@ -81,7 +80,6 @@ _STATELESS_PROTOCOL = "2026-07-28"
 _TIMEOUT_GRACE_SECONDS = 1.0  # what the client may take to give up by itself before it is cut off
 _LIST_RETRY_SECONDS = 5.0
 _LIST_PAGES_MAX = 10
-_LOGGED_CHARS_MAX = 200
 _IDLE_CONNECTION_SECONDS = 3.0  # below the 5 s after which common servers close: no call meets a closing connection
 _PINNED_TOOLS_MAX = 500  # of one server: more than may be offered, so that what is offered can change
 _CHECKED_BYTES_MAX = 256 * 1024  # of a schema that is not shown to a model
@@ -534,16 +532,8 @@ class _Connector:
             kind=result.error.kind.value,
             code=result.error.code,
             outcome_unknown=result.outcome_unknown,
-            cause=type(error).__name__,
-            said=_said_to_operator(error),
+            cause=type(error).__name__,  # not its words: a server may quote the arguments, the client the answer
         )
-
-
-def _said_to_operator(error: Exception) -> str | None:
-    """The server's words about itself; not the client's about an answer that it cannot read, as they quote that."""
-    if not isinstance(error, MCPError) or error.code == PARSE_ERROR:
-        return None
-    return cleaned(error.message)[:_LOGGED_CHARS_MAX]
 
 
 class _Fault(Enum):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from gateway.auth import ADMIN, User
 from gateway.deps import CurrentServices, CurrentUser
 from gateway.intake import UserRoute
-from gateway.limits import decode_json, read_body
+from gateway.limits import JsonLimits, decode_json, read_body
 from gateway.problems import API_ERRORS, UnsupportedMediaTypeError
 from gateway.rates import address_of
 from gateway.sessions import Session
@@ -79,7 +79,8 @@ async def log_in_without_token(request: Request, response: Response, services: C
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         message = "The body must be plain JSON, sent with 'Content-Type: application/json'."
         raise UnsupportedMediaTypeError("unsupported_media_type", message)
-    said = decode_json(await read_body(request, _LOGIN_BYTES_MAX, settings.body_seconds_max))
+    body = await read_body(request, _LOGIN_BYTES_MAX, settings.body_seconds_max)
+    said = decode_json(body, JsonLimits.of(settings))
     user_id = said.get("user_id") if isinstance(said, dict) else None
     if not isinstance(user_id, str) or _USER_ID.fullmatch(user_id) is None:
         message = "user_id: 1 to 255 printable ASCII characters, without blanks, are needed."

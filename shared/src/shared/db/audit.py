@@ -50,12 +50,15 @@ def command_line() -> Actor:
 
 @dataclass(slots=True)
 class Act:
-    """What is done to what. `details` may be filled while it is being done."""
+    """What is done to what. `details` may be filled while it is being done; `is_on_record`: it turns out to be what was
+    done before, and gets no entry again.
+    """
 
     actor: Actor
     action: str
     target: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    is_on_record: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,8 @@ async def audited(database: Database, act: Act, user_id: str | None = None) -> A
     try:
         async with database.transaction(user_id) as connection:
             yield connection
-            await record(connection, act)
+            if not act.is_on_record:
+                await record(connection, act)
     except RejectedError as error:
         async with database.transaction(None) as connection:
             await record(connection, act, error.code)

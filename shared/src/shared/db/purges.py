@@ -1,6 +1,6 @@
 """Requests to delete everything of a user. Persistence carries them out (`persistence/src/persistence/purge.py`)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,19 +16,20 @@ _TRIES_MAX = 3
 
 @dataclass(frozen=True, slots=True)
 class Purge:
-    """A request. `deleted` counts rows by table so far; a finished one names no user."""
+    """A request. `deleted` counts rows by table so far; a finished one names no user. `is_new`: made just now."""
 
     id: UUID
     user_id: str | None
     deleted: dict[str, int]
     created_at: datetime
     finished_at: datetime | None
+    is_new: bool = False
 
 
 async def request_purge(connection: asyncpg.Connection, user_id: str, requested_by: ActorKind) -> Purge:
     """The open request for the user, made unless there is one; in a transaction as that user."""
     for _ in range(_TRIES_MAX):
-        await connection.execute(
+        status = await connection.execute(
             """
             insert into purges (id, user_id, user_digest, requested_by)
             values ($1, $2, purge_digest($1, $2), $3)
@@ -40,7 +41,7 @@ async def request_purge(connection: asyncpg.Connection, user_id: str, requested_
         )
         rows = await connection.fetch(f"{_SELECT} where user_id = $1 and finished_at is null", user_id)
         if rows:
-            return _purge(rows[0])
+            return replace(_purge(rows[0]), is_new=status == "INSERT 0 1")
     raise ConflictError("purge_changed", "A purge of this user ended at this very moment; please ask again.")
 
 
