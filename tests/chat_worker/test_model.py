@@ -488,7 +488,7 @@ async def test_an_endless_error_body_is_read_up_to_its_limit() -> None:
         (b'{"error": {"message": "no: sk-123", "code": "see sk-123", "type": ["sk-123"]}}', 400, "status 400"),
         (b"<html>sk-123</html>", 502, "status 502"),
         (b'data: {"error": {"message": "sk-123", "type": "sk-123 sk-123"}}\n\n', 200, "status 500"),
-        (b'data: {"choices": [{"delta": {"content": "sk-123\n\n', 200, "no chunk, of 43 bytes"),
+        (b'data: {"choices": [{"delta": {"content": "sk-123\n\n', 200, "no chunk, of 42 bytes"),
         (b"sk-123 sk-123\n\n", 200, "no event stream"),
         (said("x", finish="sk-123 is over"), 200, "finish reason"),
     ],

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias, cast
 
+import asyncpg
 import pytest
 
 from chat_worker.agent.loop import CLOSING_TEXTS, TurnLimits
@@ -362,6 +364,34 @@ async def test_a_cancel_after_a_death_in_a_tool_call_tells_of_the_call(bench: Be
     [call] = response["output"]
     assert (response["status"], call["name"], call["server_label"]) == ("cancelled", "send_mail", "tasks")
     assert call["error"]["content"][0]["text"].startswith("outcome unknown")
+
+
+async def test_a_cancel_that_meets_an_attempt_which_knows_nothing_of_the_last_one_yet_loses_no_call(
+    bench: Bench,
+) -> None:
+    """It is left to persistence to end the job, which reads what was begun."""
+    job = await bench.job()
+    tools = ScriptedTools(SEND_MAIL)
+    tools.before = forever
+    first = asyncio.ensure_future(bench.run(job, ScriptedModel(asks(MAIL)), tools))
+    await wait_until(_tells(bench, job, "response.mcp_call_arguments.done"))
+    await bench.kill(first)
+    owner = await asyncpg.connect(bench.turns.owner_url)
+    try:
+        async with beating(bench), owner.transaction():
+            await owner.execute("lock table steps in access exclusive mode")
+            second = asyncio.ensure_future(bench.run(job, ScriptedModel(), is_redelivery=True))
+            await wait_until(partial(owner.fetchval, "select exists (select from pg_locks where not granted)"))
+
+            await bench.in_database("update jobs set cancel_requested_at = now() where id = $1", job)
+            bench.leases.cancel_signalled(job.job_id)
+            await second
+    finally:
+        await owner.close()
+
+    assert bench.journal.ends == {}
+    [released] = bench.journal.released
+    assert (released.job_id, released.attempt) == (job.job_id, 2)
 
 
 async def test_a_job_that_was_cancelled_before_it_ran_asks_no_model(bench: Bench) -> None:

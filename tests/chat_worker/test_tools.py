@@ -403,7 +403,7 @@ async def test_what_a_server_says_of_a_failed_call_is_in_no_log_as_it_may_quote_
         result = await tools.call(a_tool(tool), {}, key="k")
 
     assert result.error
-    assert [event["event"] for event in logged] == ["tool_call_failed"]
+    assert "tool_call_failed" in [event["event"] for event in logged]
     assert "secret" not in str(logged)
 
 

@@ -150,10 +150,10 @@ async def _make_mistakes(client: Client, canary: Canaries) -> None:
         "/v1/models", headers={"authorization": f"Basic {canary['basic']}", "cookie": canary["cookie"]}
     )
     await client.http.get("/v1/models", headers={"origin": f"https://{canary['origin']}.example"})
-    await client.http.post("/session/dev", json={"user_id": f"{canary['visitor']} {canary['visitor']}"})
-    await client.http.delete(
-        "/session", headers={"x-csrf-token": canary["csrf"], "cookie": f"parley_session={canary['s']}"}
-    )
+    session = {"x-csrf-token": canary["csrf"], "cookie": f"parley_session={canary['session']}"}
+    async with httpx2.AsyncClient(base_url=client.http.base_url) as page:
+        await page.post("/session/dev", json={"user_id": f"{canary['visitor']} {canary['visitor']}"})
+        await page.delete("/session", headers=session)
     await client.http.post("/api/admin/denials", json={"subject": canary["denied"], "reason": canary["denial"]})
 
 

@@ -4,6 +4,7 @@ Items that an earlier attempt told whole are not told again. Their records come 
 after, in one order, so what the journal holds whole is always a first part of what the ledger holds.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,17 +47,20 @@ class AttemptJournal:
         self._is_begun = response.next_seq > accepted_event_count
         self._is_silent = True
         self._unfinished: dict[tuple[int, int], ToolStarted] = {}
+        self._due: deque[_Item] = deque()  # recorded by earlier attempts, and not told yet
 
     async def tell_begin(self, steps: Sequence[RecordedStep]) -> None:
         """Tell that the job runs, if that was never told, and what is recorded in `steps` but was not told whole.
 
-        Calls that were started and have no result are told when they are made again, or with the end.
+        Calls that were started and have no result are told when they are made again, or with the end; so is the rest,
+        where this is broken off.
         """
         self._unfinished = {(call.step, call.index): call for step in steps for call in step.unfinished()}
+        self._due.extend(self._untold(steps))
         if not self._is_begun:
             await self.lane.put([self._response.in_progress()])
-        for item in self._untold(steps):
-            await self.lane.put(item())
+        while self._due:
+            await self.lane.put(self._due.popleft()())
 
     async def tell_text(self, text: str) -> None:
         """The attempt's first text leaves at once: somebody waits for a sign of life."""
@@ -75,6 +79,8 @@ class AttemptJournal:
     async def end(self, ended: Ended, usage: Usage) -> None:
         """Close what is open and end the response: all or nothing of it will be stored."""
         told = self._response.cut_mcp_call()
+        while self._due:
+            told += self._due.popleft()()
         for call in list(self._unfinished.values()):
             told += [*self.open_call(call), *self._response.cut_mcp_call()]
         if ended.closing_text is not None:

@@ -313,11 +313,13 @@ class _Attempt:
 
     async def _go(self) -> Outcome:
         claim = self._claim
+        # Before there is a journal to end the job with: an end must tell of every call that was begun. The claim keeps
+        # earlier attempts from adding any.
+        steps = await self._recorded_steps()
         journal = self._journal or await self._resumed_journal()
         if journal is None:
             return Left(StopReason.LEASE_LOST)
         self._journal = journal
-        steps = await self._recorded_steps()
         await journal.tell_begin(steps)
         agent = AGENTS.get(claim.request["model"])
         if agent is None or claim.is_cancelled or claim.attempt > self._worker.limits.attempts_max:
