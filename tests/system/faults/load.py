@@ -43,8 +43,8 @@ _LET_GO_SECONDS = 15.0
 class Arena:
     """One attack: two users on a stack, their history, and the verdict.
 
-    The users of a `former` one come with all that they saw there. `patience_seconds` is how long users wait for anything:
-    longer than all faults together take.
+    The users of a `former` one come with all that they saw there. `patience_seconds` is how long users wait for
+    anything: longer than all faults together take.
     """
 
     def __init__(
