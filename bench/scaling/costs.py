@@ -31,8 +31,8 @@ class Shape:
 SHAPES: Mapping[str, Shape] = {
     "idle": Shape(flushes=22, pause_seconds=0.0, clients=1),
     "saturation": Shape(flushes=22, pause_seconds=0.0, clients=32),
-    "stream-200": Shape(flushes=100, pause_seconds=0.1, turns_per_second=20.0),
-    "stream-1000": Shape(flushes=100, pause_seconds=0.1, turns_per_second=100.0),
+    "stream-200": Shape(flushes=60, pause_seconds=1 / 6, turns_per_second=20.0),
+    "stream-1000": Shape(flushes=60, pause_seconds=1 / 6, turns_per_second=100.0),
 }
 
 

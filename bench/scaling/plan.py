@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from bench.scaling.costs import COMMITS_BEFORE, PARTS, Cost
 
-# A conversation here: a message a minute, answered by 300 tokens at 30 a second, three at a time.
+# A conversation here: a message a minute, answered by 300 tokens at 30 a second, five at a time.
 TURN_SECONDS = 60.0
 ANSWER_SECONDS = 10.0
-FLUSHES = 100
+FLUSHES = 60
 # No more than this share of a core is planned for: what is left takes peaks, restarts and the loss of a node.
 FILLED = 0.6
 

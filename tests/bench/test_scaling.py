@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import scenarios
 from bench.scaling.__main__ import tables, written
 from bench.scaling.costs import PARTS, SHAPES, Cost, Measured, Shape, fitted, read
 from bench.scaling.plan import FLUSHES, need
@@ -29,7 +30,7 @@ def _measured(scenario: str, commits: float) -> Measured:
 
 def test_the_costs_behind_the_measurements_are_found_again() -> None:
     scenarios = {
-        name: _measured(name, commits) for name, commits in (("idle", 6), ("saturation", 3), ("stream-200", 60))
+        name: _measured(name, commits) for name, commits in (("idle", 6), ("saturation", 3), ("stream-200", 40))
     }
 
     found = fitted(scenarios)
@@ -53,6 +54,15 @@ def test_no_cost_is_below_zero_whatever_was_measured() -> None:
 
     for cost in fitted(odd).values():
         assert min(cost.turn_ms, cost.flush_ms, cost.batch_ms) >= 0
+
+
+def test_answers_have_the_shape_that_the_benches_give_them() -> None:
+    paced = scenarios._PACED  # noqa: SLF001
+    shape = SHAPES["stream-200"]
+
+    assert shape.flushes == paced.tokens / paced.burst == FLUSHES
+    assert shape.pause_seconds == pytest.approx(paced.burst / paced.pace)
+    assert SHAPES.keys() <= scenarios.SCENARIOS.keys()
 
 
 def test_a_file_with_too_little_is_refused(tmp_path: Path) -> None:
