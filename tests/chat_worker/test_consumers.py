@@ -9,6 +9,7 @@ from aiormq.exceptions import ChannelInvalidStateError
 
 from chat_worker.consumers import take_delivery
 from chat_worker.runner import Runner, Verdict
+from shared import tracing
 from shared.contracts import CancelRequested, JobReady, encode
 from shared.ids import uuid7
 
@@ -18,6 +19,7 @@ READY = JobReady(job_id=uuid7(), conversation_id=uuid7(), user_id="user-1")
 @dataclass
 class RawMessage:
     message_id: str | None = None
+    headers: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass
@@ -49,7 +51,8 @@ class ARunner:
     error: BaseException | None = None
     ran: list[tuple[JobReady, str | None]] = field(default_factory=list)
 
-    async def run(self, ready: JobReady, *, delivery_id: str | None) -> Verdict:
+    async def run(self, ready: JobReady, *, delivery_id: str | None, sent_by: tracing.Position | None) -> Verdict:
+        assert sent_by is None, "its message names no trace"
         self.ran.append((ready, delivery_id))
         if self.error is not None:
             raise self.error

@@ -8,7 +8,6 @@ from typing import Any
 
 import jwt
 import pytest
-from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from starlette.requests import Request
 
@@ -16,6 +15,7 @@ from gateway.app import create_app
 from gateway.auth import Authenticator
 from gateway.sessions import Sessions
 from gateway.settings import GatewaySettings
+from shared.metrics import value
 from shared.settings import Profile
 from tests.gateway.conftest import Caller
 from tests.support.stack import JWT_SECRET, token_of
@@ -117,7 +117,7 @@ async def test_a_token_in_the_address_is_refused_and_told_where_it_belongs(
 
 async def test_refused_tokens_are_counted_by_what_is_wrong_with_them(stranger: Caller) -> None:
     def count(reason: str) -> float:
-        return REGISTRY.get_sample_value("parley_gateway_refused_tokens_total", {"reason": reason}) or 0.0
+        return value("parley_gateway_refused_tokens_total", reason=reason)
 
     before = count("audience"), count("missing")
     await stranger.get("/v1/models", headers={"authorization": bearer(aud="else")})

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from prometheus_client import REGISTRY
 
 from gateway.settings import GatewaySettings
 from gateway.turns import Accepted
 from shared.ids import Prefix, new_wire_id, to_wire
+from shared.metrics import value
 from tests.gateway.conftest import Caller, GatewayWith
 from tests.gateway.test_feed import told
 from tests.support.client import object_of
@@ -25,7 +25,7 @@ def feedback_on(accepted: Accepted) -> str:
 
 
 def count_of(rating: str) -> float:
-    return REGISTRY.get_sample_value("parley_gateway_feedback_total", {"rating": rating}) or 0.0
+    return value("parley_gateway_feedback_total", rating=rating)
 
 
 async def in_tree(caller: Caller, accepted: Accepted) -> list[Any]:

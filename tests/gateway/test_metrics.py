@@ -7,18 +7,14 @@ from collections.abc import Mapping
 import httpx2
 import pytest
 from fastapi import FastAPI
-from prometheus_client import REGISTRY
 
 from gateway.app import create_app, create_internal_app
 from gateway.settings import GatewaySettings
+from shared.metrics import value
 from shared.settings import Profile
 from tests.gateway.conftest import Caller, Serve
 from tests.support.stack import JWT_SECRET
 from tests.support.waiting import wait_until
-
-
-def value(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 def requests(route: str, status: int, method: str = "GET") -> float:
@@ -68,12 +64,12 @@ async def test_refusals_are_counted_by_the_code_of_their_error(ada: Caller) -> N
 
 @pytest.mark.usefixtures("gateway")
 async def test_who_holds_up_the_event_loop_is_noticed() -> None:
-    before = value("parley_gateway_loop_lag_seconds_sum")
+    before = value("parley_process_loop_lag_seconds_sum")
     await asyncio.sleep(0)
     time.sleep(0.6)  # noqa: ASYNC251  longer than from one look at the clock to the next
 
     async def is_noticed() -> bool:
-        return value("parley_gateway_loop_lag_seconds_sum") >= before + 0.3
+        return value("parley_process_loop_lag_seconds_sum") >= before + 0.3
 
     await wait_until(is_noticed)
 

@@ -12,6 +12,7 @@ from chat_worker.consumers import take_delivery
 from chat_worker.control import Control
 from gateway.live import Live
 from persistence.dead_letters import dead_letter_of
+from shared import metrics
 from shared.contracts import (
     BYTES_MAX,
     VERSION,
@@ -29,7 +30,6 @@ from shared.contracts import (
 )
 from shared.ids import uuid7
 from shared.messaging import CANCELS, Broker
-from shared.observability import process_metrics
 from tests.shared.test_contracts import SAMPLES
 
 _BODIES = [encode(sample) for sample in SAMPLES.values()]
@@ -166,8 +166,8 @@ def a_control(cancelled: list[UUID]) -> Control:
     )
 
 
-def _counted(labels: str) -> int:
-    for line in process_metrics().decode().splitlines():
+def _counted(labels: str) -> float:
+    for line in metrics.text_of().decode().splitlines():
         if labels in line:
-            return int(line.rpartition(" ")[2])
+            return float(line.rpartition(" ")[2])
     return 0

@@ -15,6 +15,7 @@ from faststream import AckPolicy
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from faststream.rabbit import Channel, RabbitBroker
 
+from chat_worker import metrics
 from chat_worker.agent.model import OpenAIModel
 from chat_worker.agent.tools import McpTools, ToolServer
 from chat_worker.consumers import take_delivery, undecoded
@@ -44,11 +45,13 @@ from shared.messaging import (
     refusal_of,
     see_queue,
 )
-from shared.observability import METRICS_CONTENT_TYPE, get_logger, process_metrics
+from shared.metrics import CONTENT_TYPE, name_process, text_of, watch_loop
+from shared.observability import get_logger
 from shared.supervision import stop_process, supervised
 from shared.tls import trusting
 from shared.tokens import TASK_TOOLS_AUDIENCE, mint_tool_token
 from shared.tool_servers import ToolPolicy, ToolServersFile, tool_servers_or_exit
+from shared.tracing import traced
 
 log = get_logger()
 
@@ -125,8 +128,8 @@ def create_app(settings: ChatWorkerSettings) -> AsgiFastStream:
         return _json(200 if is_ready else 503, {"status": "ok" if is_ready else "unavailable", "dependencies": states})
 
     @get(include_in_schema=False)
-    async def metrics(_scope: Any) -> AsgiResponse:
-        return AsgiResponse(process_metrics(), 200, headers={"content-type": METRICS_CONTENT_TYPE})
+    async def told(_scope: Any) -> AsgiResponse:
+        return AsgiResponse(text_of(), 200, headers={"content-type": CONTENT_TYPE})
 
     async def let_go() -> None:
         await _stop_taking(consumer)
@@ -137,7 +140,7 @@ def create_app(settings: ChatWorkerSettings) -> AsgiFastStream:
         logger=None,
         lifespan=lifespan,
         on_shutdown=[let_go],
-        asgi_routes=[("/health/live", live), ("/health/ready", ready), ("/metrics", metrics)],
+        asgi_routes=[("/health/live", live), ("/health/ready", ready), ("/metrics", told)],
     )
     return app
 
@@ -183,6 +186,10 @@ async def _open(
 ) -> AsyncIterator[_Process]:
     """Open everything, in the order of dependence; close it in reverse."""
     async with AsyncExitStack() as stack:
+        name_process("chat-worker")
+        metrics.SLOTS.set(settings.concurrency)
+        stack.enter_context(traced("chat-worker", settings))
+        await stack.enter_async_context(_running(watch_loop(), "loop watch"))
         database = await Database.connect(
             settings.database_url.get_secret_value(),
             application_name="chat-worker",

@@ -7,6 +7,7 @@ from faststream import Context
 from faststream.rabbit.annotations import RabbitMessage
 
 from chat_worker.runner import Runner, Verdict
+from shared import tracing
 from shared.contracts import JobReady, Refusal, RefusedMessageError, decode
 from shared.messaging import JOBS, refuse
 from shared.observability import get_logger
@@ -26,7 +27,8 @@ async def take_delivery(message: RabbitMessage, runner: Annotated[Runner, Contex
     """
     try:
         ready = _job_ready(message.body)
-        verdict = await runner.run(ready, delivery_id=message.raw_message.message_id)
+        sent_by = tracing.sent_by(message.raw_message.headers, ready.job_id)
+        verdict = await runner.run(ready, delivery_id=message.raw_message.message_id, sent_by=sent_by)
     except RefusedMessageError as error:
         refuse(JOBS, error, len(message.body), message.raw_message.message_id)
         await _settle(message.reject(requeue=False))

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
 from uuid import UUID
 
+from chat_worker import metrics
 from shared.db import Database
 from shared.errors import DatabaseUnavailableError
 from shared.faults import sabotaged
@@ -93,6 +94,7 @@ class Leases:
         """Keep the lease alive that was claimed at `claimed_at` or later (on the event loop's clock)."""
         if job_id in self._held:  # a redelivery came back to this very worker
             self._held[job_id].stop(StopReason.LEASE_LOST)
+        metrics.RUNNING.inc()
         lease = self._held[job_id] = Lease(job_id, attempt, claimed_at + self.lease_seconds)
         if job_id in self._signalled:  # perhaps while it was being claimed
             self.check_soon()
@@ -101,6 +103,7 @@ class Leases:
         finally:
             if self._held.get(job_id) is lease:
                 del self._held[job_id]
+            metrics.RUNNING.dec()
             self._changed.set()
 
     def cancel_signalled(self, job_id: UUID) -> None:
@@ -131,6 +134,7 @@ class Leases:
                 async with asyncio.timeout(seconds):
                     await self.beat()
             except (DatabaseUnavailableError, TimeoutError):
+                metrics.LEASE_FAILURES.inc()
                 log.warning("lease_renewal_failed", job_count=len(self._held))
                 seconds = min(_RETRY_SECONDS, seconds)
             self._stop_expired()

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeAlias
 from uuid import UUID
 
+from chat_worker.metrics import MESSAGE_EVENTS, OUTGOING_BYTES
 from shared import contracts
 from shared.errors import BrokerUnavailableError
 from shared.events import Event
@@ -23,6 +24,8 @@ from shared.observability import get_logger
 from shared.states import JobStatus
 
 log = get_logger()
+
+_WAITING_BYTES = OUTGOING_BYTES.labels()
 
 Send: TypeAlias = Callable[[str, bytes], Awaitable[None]]
 
@@ -145,6 +148,7 @@ class _Partition:
 
     def _append(self, batch: _Batch, *, urgent: bool) -> None:
         self._byte_count += batch.byte_count
+        _WAITING_BYTES.value += batch.byte_count
         self._waiting.append(batch)
         if urgent:
             self._is_due.set()
@@ -162,6 +166,7 @@ class _Partition:
             if self._waiting:
                 self._is_due.set()
             if batches:
+                MESSAGE_EVENTS.observe(sum(len(batch.events) for batch in batches))
                 body = contracts.encode(contracts.JournalChunks(chunks=_chunks(batches)))
                 is_wanted = partial(_any_is_wanted, batches)
                 await _send_until_confirmed(self._send, self.queue, body, self._limits, is_wanted)
@@ -186,6 +191,7 @@ class _Partition:
     def _settle(self, batches: Sequence[_Batch]) -> None:
         for batch in batches:
             self._byte_count -= batch.byte_count
+            _WAITING_BYTES.value -= batch.byte_count
             batch.lane.settle_one()
         self._has_room.set()
 

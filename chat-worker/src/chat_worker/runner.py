@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Literal, Protocol, TypeAlias, TypeVar, assert_never
 from uuid import UUID
 
-from chat_worker import history, ledger
+from chat_worker import history, ledger, metrics
 from chat_worker.agent.loop import CLOSING_TEXTS, Turn, TurnLimits, TurnSettings, run_turn
 from chat_worker.agent.prompt import Instructions, PromptLimits, build_prompt, shorter_prompts, too_long
 from chat_worker.agent.selection import ToolSelection
@@ -46,12 +46,15 @@ from chat_worker.ledger import RecordedStep, Row
 from chat_worker.outgoing import Outgoing
 from chat_worker.summaries import Summaries
 from chat_worker.titles import Opening, Titles
+from shared import tracing
 from shared.agents import AGENTS, Agent
 from shared.contracts import JobReady, JobReleased, ResumeReply
 from shared.db import Database
 from shared.errors import AttemptError, DatabaseUnavailableError, ParleyError, UnavailableError
 from shared.events import Failure, ResponseEvents
 from shared.faults import reach, sabotaged
+from shared.ids import Prefix, seconds_since, to_wire
+from shared.messaging import JOBS
 from shared.observability import bound_ids, get_logger
 from shared.states import JobStatus
 
@@ -138,27 +141,35 @@ class Runner:
         self._worker = worker
         self._draining = asyncio.Event()
 
-    async def run(self, ready: JobReady, *, delivery_id: str | None) -> Verdict:
+    async def run(
+        self, ready: JobReady, *, delivery_id: str | None, sent_by: tracing.Position | None = None
+    ) -> Verdict:
         """Run the job for as long as this attempt may, and say what becomes of the delivery.
 
         `delivery_id` is the same however often the broker delivers this message, and no other message has it. Where
-        the job was claimed with it before, that claim's worker lost the delivery, and with it the job.
+        the job was claimed with it before, that claim's worker lost the delivery, and with it the job. `sent_by` is
+        what sent the message, for the job's trace.
         """
         self.delivery_count += 1
+        received_ns = tracing.now_ns()
         with bound_ids(job_id=str(ready.job_id), conversation_id=str(ready.conversation_id)):
             try:
                 claim = await self._claim(ready, delivery_id)
             except DatabaseUnavailableError:
                 return Verdict.RETURNED
             if claim is None:
+                metrics.DUPLICATES.inc()
                 log.info("job_not_claimable")
                 return Verdict.SETTLED
             reach("worker.after_claim")
+            if claim.attempt == 1:
+                metrics.CLAIM_WAIT_SECONDS.observe(seconds_since(claim.job_id))
             with (
                 bound_ids(attempt=claim.attempt),
+                tracing.entered(_span_of(claim, sent_by, received_ns)) as span,
                 self._worker.leases.hold(claim.job_id, claim.attempt, claimed_at=claim.claimed_at) as lease,
             ):
-                return await _Attempt(self._worker, claim, lease).run()
+                return await _Attempt(self._worker, claim, lease, span).run()
 
     def drain(self) -> None:
         self._draining.set()
@@ -180,6 +191,29 @@ class Runner:
                 # If the failed claim was carried out, the next one with the same delivery follows it.
             await _elapsed_or(self._draining, _DATABASE_RETRY_SECONDS)
         raise DatabaseUnavailableError
+
+
+def _span_of(claim: Claim, sent_by: tracing.Position | None, received_ns: int) -> tracing.Span:
+    """The attempt in its job's trace: under what sent the message, and beside the attempt before."""
+    if not tracing.is_on():
+        return tracing.NOBODYS
+    return tracing.start(
+        f"process {JOBS}",
+        tracing.Kind.CONSUMER,
+        {
+            "messaging.system": "rabbitmq",
+            "messaging.operation.type": "process",
+            "messaging.operation.name": "process",
+            "messaging.destination.name": JOBS,
+            "gen_ai.conversation.id": to_wire(Prefix.CONVERSATION, claim.conversation_id),
+            "parley.response.id": to_wire(Prefix.RESPONSE, claim.job_id),
+            "parley.attempt": claim.attempt,
+        },
+        parent=sent_by or tracing.response(claim.job_id),
+        own=tracing.attempt(claim.job_id, claim.attempt),
+        links=[tracing.attempt(claim.job_id, claim.attempt - 1)] if claim.attempt > 1 else (),
+        started_ns=received_ns,
+    )
 
 
 async def _claim(worker: Worker, ready: JobReady, delivery_id: str | None) -> Claim | None:
@@ -248,12 +282,14 @@ _WIRE_CODES: Mapping[str, Literal["rate_limit_exceeded", "invalid_prompt"]] = {
     "context_length_exceeded": "invalid_prompt",
 }
 _CHARS_PER_TOKEN = 4
+_POSTGRES = {"db.system.name": "postgresql"}
 _EXHAUSTED = "The answer was begun {} times and never came to its end."
 
 
 class _Attempt:
-    def __init__(self, worker: Worker, claim: Claim, lease: Lease) -> None:
+    def __init__(self, worker: Worker, claim: Claim, lease: Lease, span: tracing.Span) -> None:
         self._worker = worker
+        self._span = span
         self._claim = claim
         self._lease = lease
         self._journal: AttemptJournal | None = None  # until it is known where it goes on
@@ -283,16 +319,25 @@ class _Attempt:
         finally:
             if self._journal is not None:
                 self._journal.lane.discard()
+            described, seconds = _described(outcome), clock() - started_at
+            self._count(described["outcome"] or "", described["cause"] or "", seconds)
             log.info(
                 "attempt_ended",
-                **_described(outcome),
+                **described,
                 delivery=verdict.value if verdict else None,
-                duration_ms=round(1_000 * (clock() - started_at)),
+                duration_ms=round(1_000 * seconds),
                 step_count=self._step_count,
                 tool_call_count=self._call_count,
                 input_tokens=self._usage.input_tokens,
                 output_tokens=self._usage.output_tokens,
             )
+
+    def _count(self, outcome: str, cause: str, seconds: float) -> None:
+        metrics.ATTEMPTS.labels(outcome, cause).inc()
+        metrics.ATTEMPT_SECONDS.observe(seconds)
+        self._span.set("parley.outcome", outcome)
+        if cause:
+            self._span.fail(cause)
 
     async def _outcome(self) -> Outcome:
         """Run until something decides how this attempt ends."""
@@ -338,7 +383,8 @@ class _Attempt:
     async def _resumed_journal(self) -> AttemptJournal | None:
         """The journal behind all that earlier attempts sent; None where this attempt may not go on."""
         claim = self._claim
-        reply = await self._worker.resumer.ask_to_resume(claim.job_id, claim.conversation_id, claim.attempt)
+        with tracing.entered(tracing.start("resume journal")):
+            reply = await self._worker.resumer.ask_to_resume(claim.job_id, claim.conversation_id, claim.attempt)
         if not reply.granted:
             return None
         return _open_journal(
@@ -358,11 +404,12 @@ class _Attempt:
     async def _turn(self, agent: Agent, steps: Sequence[RecordedStep]) -> Turn:
         worker, claim = self._worker, self._claim
         must_be_whole = claim.request["truncation"] == "disabled"
-        told = await self._patiently(
-            lambda: history.read(
-                worker.database, claim.user_id, claim.job_id, worker.limits.history, with_summary=not must_be_whole
+        with tracing.start("read history", tracing.Kind.CLIENT, _POSTGRES):
+            told = await self._patiently(
+                lambda: history.read(
+                    worker.database, claim.user_id, claim.job_id, worker.limits.history, with_summary=not must_be_whole
+                )
             )
-        )
         self._usage = sum((step.round.usage for step in steps), Usage())
         self._question = told.question if told.is_first else None
         instructions = Instructions(agent.instructions, datetime.now(UTC).date(), claim.request["instructions"])
@@ -499,8 +546,9 @@ class _Attempt:
                 match outcome:
                     case Ended():
                         assert self._journal is not None
-                        await self._journal.end(outcome, self._spent())
-                        await self._journal.lane.flushed()
+                        with tracing.start("flush events"):
+                            await self._journal.end(outcome, self._spent())
+                            await self._journal.lane.flushed()
                         reach("worker.after_flush")
                         return Verdict.SETTLED
                     case Released():

@@ -134,6 +134,7 @@ class Summaries:
             [{"role": "system", "content": instructions}, {"role": "user", "content": record}],
             tools=(),
             output_token_count_max=self._limits.token_count_max,
+            use="summary",
         )
         round_ = await answer_of(self._model, request)
         text = round_.text.strip().encode()[: self._bytes_max].decode(errors="ignore")

@@ -111,6 +111,7 @@ class Titles:
             [{"role": "system", "content": _INSTRUCTIONS}, {"role": "user", "content": said}],
             tools=(),
             output_token_count_max=self._limits.token_count_max,
+            use="title",
         )
         round_ = await answer_of(self._model, request)
         title = clean_title(round_.text)

@@ -1,6 +1,7 @@
 """A turn from its acceptance to its answer: accepting, waiting, following, polling; and how a client stops one."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from uuid import UUID
@@ -8,20 +9,27 @@ from uuid import UUID
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from gateway import metrics
 from gateway.auth import User
 from gateway.denials import Denials
 from gateway.dispatch import Dispatcher
 from gateway.limits import OpenJobs, Slot, Slots
 from gateway.live import Live
+from gateway.metrics import SentEvents
 from gateway.settings import GatewaySettings
 from gateway.stream import BEFORE_FIRST, EventStream, Follower, Journal, StreamLimits, disconnected
+from gateway.telling import about, trace_request
 from gateway.turns import Accepted, AcceptLimits, Submission, Turn, accept, find_repeated
 from gateway.writer import delete_conversation
+from shared import tracing
 from shared.contracts import CancelRequested, JobReady, Touched
 from shared.db import Database, Row
 from shared.errors import InvalidInputError, LimitExceededError, NotFoundError
 from shared.events import Event, JsonObject, response_of
+from shared.observability import get_logger
 from shared.states import JobStatus
+
+log = get_logger()
 
 
 class Answers:
@@ -67,7 +75,11 @@ class Answers:
         Raises UnavailableError as well, where the whole system has too much to do.
         """
         await self._open_jobs.check()
+        began_at, began_ns = time.perf_counter(), tracing.now_ns()
         accepted = await accept(self._database, turn, self._accept_limits)
+        metrics.ACCEPT_SECONDS.observe(time.perf_counter() - began_at)
+        self._tell_accepted(accepted)
+        tracing.start("accept turn", tracing.Kind.CLIENT, {"db.system.name": "postgresql"}, started_ns=began_ns).end()
         self._tell_cancelled(accepted.interrupted, accepted.conversation_id)
         if not accepted.is_repeat and (turn.store or turn.conversation_id is not None):
             what = "conversation.response.created"
@@ -81,7 +93,9 @@ class Answers:
         if found is None:
             return None
         job_id, conversation_id = found
-        return Accepted(job_id, conversation_id, user_id, response={}, events=(), is_active=False, is_repeat=True)
+        accepted = Accepted(job_id, conversation_id, user_id, response={}, events=(), is_active=False, is_repeat=True)
+        self._tell_accepted(accepted)
+        return accepted
 
     def start(self, accepted: Accepted) -> None:
         """Let the job run now, if its turn has come. A repeated submission was started by the first one."""
@@ -101,7 +115,8 @@ class Answers:
         stopping = asyncio.create_task(self._stopping.wait())
         ends: tuple[asyncio.Task[object], ...] = (final, gone, stopping)
         try:
-            await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            with tracing.start("wait for response"):
+                await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 raise ClientDisconnect
             if final.done():
@@ -120,15 +135,22 @@ class Answers:
         """The stream of a turn that was just accepted, from its first event."""
         follower = self._follower(accepted.user_id, accepted.job_id)
         batches = follower.follow(BEFORE_FIRST, accepted.events, lambda: self.start(accepted))
-        return self._stream(user, batches, slot, self.answered(accepted))
+        sent = SentEvents(accepted_at=None if accepted.is_repeat else time.perf_counter())
+        return self._stream(user, batches, slot, sent, self.answered(accepted))
 
     def stream(self, user: User, job_id: UUID, starting_after: int | None, slot: Slot) -> EventStream:
+        """The stream of a response that there is."""
         cursor = BEFORE_FIRST if starting_after is None else starting_after
-        return self._stream(user, self._follower(user.id, job_id).follow(cursor), slot)
+        if starting_after is not None:
+            metrics.RESUMES.inc()
+        trace_request(job_id, is_first=False)
+        return self._stream(user, self._follower(user.id, job_id).follow(cursor), slot, SentEvents())
 
     async def response(self, user_id: str, job_id: UUID) -> JsonObject:
         """The Response object as it stands. Raises NotFoundError."""
-        return _as_response(await self._job(user_id, job_id))
+        job = await self._job(user_id, job_id)
+        about(job_id, job["conversation_id"])
+        return _as_response(job)
 
     async def conversation_of(self, user_id: str, job_id: UUID) -> UUID:
         """The conversation of the response that a client names as the one before.
@@ -150,6 +172,8 @@ class Answers:
         Raises NotFoundError; InvalidInputError for an ended response that did not run in the background.
         """
         job = await self._job(user_id, job_id)
+        about(job_id, job["conversation_id"])
+        trace_request(job_id, is_first=False)
         if JobStatus(job["status"]).is_terminal:
             if not job["background"] and job["status"] != JobStatus.CANCELLED:
                 raise InvalidInputError("cannot_cancel", "Cannot cancel a synchronous response.")
@@ -179,6 +203,7 @@ class Answers:
         What was said stays in the conversation.
         """
         job = await self._job(user_id, job_id)
+        about(job_id, job["conversation_id"])
         async with self._database.transaction(user_id) as connection:
             is_open = await connection.fetchval(
                 """
@@ -202,6 +227,12 @@ class Answers:
         self._tell_cancelled(job_ids, conversation_id)
         for job_id in job_ids:
             self._live.resync(job_id)
+
+    def _tell_accepted(self, accepted: Accepted) -> None:
+        metrics.TURNS.labels("repeated" if accepted.is_repeat else "accepted").inc()
+        about(accepted.job_id, accepted.conversation_id)
+        trace_request(accepted.job_id, is_first=not accepted.is_repeat)
+        log.info("turn_repeated" if accepted.is_repeat else "turn_accepted", is_active=accepted.is_active)
 
     def _tell_cancelled(self, job_ids: Sequence[UUID], conversation_id: UUID) -> None:
         for job_id in job_ids:
@@ -227,17 +258,19 @@ class Answers:
 
     def _follower(self, user_id: str, job_id: UUID) -> Follower:
         journal = Journal(self._database, self._journal_reads, user_id, job_id)
-        return Follower(journal, self._live, heartbeat_seconds=self._settings.heartbeat_seconds)
+        heartbeat_seconds = self._settings.heartbeat_seconds
+        return Follower(journal, self._live, heartbeat_seconds=heartbeat_seconds, on_gap=metrics.count_gap)
 
     def _stream(
         self,
         user: User,
         batches: AsyncGenerator[Sequence[Event], None],
         slot: Slot,
+        sent: SentEvents,
         on_begun: Callable[[], None] | None = None,
     ) -> EventStream:
         limits = StreamLimits.of(self._settings, user)
-        return EventStream(batches, self._stopping, partial(self._denials.watch, user), limits, slot, on_begun)
+        return EventStream(batches, self._stopping, partial(self._denials.watch, user), limits, slot, sent, on_begun)
 
 
 def previous_response_not_found() -> NotFoundError:

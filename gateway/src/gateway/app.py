@@ -49,8 +49,10 @@ from gateway.sessions import Sessions
 from gateway.settings import GatewaySettings
 from shared.db import Database
 from shared.messaging import CANCELS, Broker, Publisher
+from shared.metrics import name_process, watch_loop
 from shared.settings import Profile
 from shared.tool_servers import tool_servers_or_exit
+from shared.tracing import traced
 
 
 def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
@@ -60,9 +62,11 @@ def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None)
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _build_routes(app)
-        async with open_services(settings, stopping) as services:
-            app.state.services = services
-            yield
+        name_process("gateway")
+        with traced("gateway", settings):
+            async with open_services(settings, stopping) as services:
+                app.state.services = services
+                yield
 
     app = FastAPI(
         **openapi.DOCUMENT,
@@ -157,7 +161,7 @@ async def open_services(settings: GatewaySettings, stopping: asyncio.Event) -> A
     completions = Completions(database, settings, stopping, denials)
     publisher, live = Publisher(broker), Live(broker)
     dispatcher = Dispatcher(publisher, database)
-    watching = asyncio.create_task(metrics.watch_loop())
+    watching = asyncio.create_task(watch_loop())
     if provider_keys is not None:
         provider_keys.start()
     publisher.start()

@@ -24,12 +24,14 @@ from gateway.stream import disconnected
 from shared.db import Database
 from shared.errors import DatabaseUnavailableError, LimitExceededError, ParleyError, UnavailableError
 from shared.events import JsonObject
+from shared.model_calls import ModelCall
 from shared.observability import get_logger
 
 log = get_logger()
 
 T = TypeVar("T")
 
+_USE = "completion"
 _BYTES_PER_TOKEN = 4  # where the endpoint does not say what was used
 
 _HEARTBEAT = b": ping\n\n"
@@ -118,39 +120,46 @@ class Completions:
         before; what fails later is told within the stream.
         """
         body = {**completion.body, "stream": True, "stream_options": {"include_usage": True}}
+        call = ModelCall(_USE, self._settings.model)
         asking = asyncio.create_task(self._endpoint.ask(body, self._settings.completion_silence_seconds_max))
         try:
             await _unless_gone(asyncio.wait({asking}, timeout=self._settings.heartbeat_seconds), receive)
             if asking.done():
                 asking.result()
-        except BaseException:
+        except BaseException as error:
+            call.end(asyncio.CancelledError() if isinstance(error, ClientDisconnect) else error)
             await _give_up(asking)
             raise
-        frames = self._frames(asking, completion)
+        frames = self._frames(asking, completion, call)
         watch = partial(self._denials.watch, user)
         return CompletionStream(frames, asking, watch, slot, self._settings.send_timeout_seconds)
 
     async def _whole(self, completion: Completion) -> Answer:
-        seconds_max = self._settings.completion_seconds_max
+        with ModelCall(_USE, self._settings.model) as call:
+            try:
+                async with asyncio.timeout(self._settings.completion_seconds_max):
+                    answer = await self._ask_whole(completion)
+            except TimeoutError as error:
+                raise late_answer() from error
+            _report(answer.usage, call)
+            return answer
+
+    async def _ask_whole(self, completion: Completion) -> Answer:
+        response = await self._endpoint.ask(completion.body, self._settings.completion_seconds_max)
         try:
-            async with asyncio.timeout(seconds_max):
-                response = await self._endpoint.ask(completion.body, seconds_max)
-                try:
-                    return await self._endpoint.whole(response)
-                finally:
-                    await response.aclose()
-        except TimeoutError as error:
-            raise late_answer() from error
+            return await self._endpoint.whole(response)
+        finally:
+            await response.aclose()
 
     async def _frames(
-        self, asking: asyncio.Task[httpx2.Response], completion: Completion
+        self, asking: asyncio.Task[httpx2.Response], completion: Completion, call: ModelCall
     ) -> AsyncGenerator[bytes, None]:
         """What the client gets to read: frames of the stream, some at a time, and heartbeats between them."""
         spent = _Spent(completion)
         completion_id = new_completion_id()
         is_finished = is_noted = False
         try:
-            async with aclosing(self._paced(self._chunks(asking))) as batches:
+            async with aclosing(self._paced(self._chunks(asking, call))) as batches:
                 async for answers in batches:
                     frames = []
                     for answer in answers:
@@ -178,10 +187,20 @@ class Completions:
             if not (is_noted or _has_failed(asking)):
                 self._note(spent)
 
-    async def _chunks(self, asking: asyncio.Task[httpx2.Response]) -> AsyncGenerator[Sequence[Answer], None]:
-        async with aclosing(self._endpoint.chunks(await asking)) as batches:
-            async for batch in batches:
-                yield batch
+    async def _chunks(
+        self, asking: asyncio.Task[httpx2.Response], call: ModelCall
+    ) -> AsyncGenerator[Sequence[Answer], None]:
+        with call:
+            usage: Usage | None = None
+            try:
+                async with aclosing(self._endpoint.chunks(await asking)) as batches:
+                    async for batch in batches:
+                        if call.is_silent and any(answer.has_choices for answer in batch):
+                            call.break_silence()
+                        usage = next((answer.usage for answer in reversed(batch) if answer.usage), usage)
+                        yield batch
+            finally:
+                _report(usage, call)
 
     async def _paced(self, batches: AsyncGenerator[Sequence[Answer], None]) -> AsyncGenerator[Sequence[Answer], None]:
         """The same batches; an empty one after each silence of a heartbeat's length.
@@ -233,6 +252,11 @@ class Completions:
         except DatabaseUnavailableError:
             # The user has the answer; that is worth more than its count.
             log.warning("usage_lost", input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+
+
+def _report(usage: Usage | None, call: ModelCall) -> None:
+    if usage is not None:
+        call.used(usage.input_tokens, usage.output_tokens)
 
 
 class _Spent:

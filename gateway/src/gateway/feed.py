@@ -18,6 +18,7 @@ from gateway.denials import Denials
 from gateway.dispatch import Dispatcher
 from gateway.limits import Slots
 from gateway.live import Live
+from gateway.metrics import SentEvents
 from gateway.queries import conversation_not_found, read_conversation
 from gateway.settings import GatewaySettings
 from gateway.stream import EventStream, Follower, StreamClosedError, StreamLimits, turn_to_read
@@ -138,7 +139,7 @@ class Feeds:
     def _stream(self, user: User, batches: AsyncGenerator[Sequence[Event], None]) -> EventStream:
         slot = self._slots.take(user.id)
         limits = StreamLimits.of(self._settings, user)
-        return EventStream(batches, self._stopping, partial(self._denials.watch, user), limits, slot)
+        return EventStream(batches, self._stopping, partial(self._denials.watch, user), limits, slot, SentEvents())
 
 
 def _touch(touched: Touched) -> Event:

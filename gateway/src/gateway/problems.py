@@ -26,6 +26,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import metrics
+from gateway.telling import request_told
 from shared import errors
 from shared.ids import uuid7
 from shared.observability import bound_ids, get_logger
@@ -324,7 +325,7 @@ class RequestContext:
             return
         request_id = _asked_id(scope) or f"req_{uuid7().hex}"
         scope.setdefault("state", {}).update(request_id=request_id, answer_headers={})
-        with bound_ids(request_id=request_id):
+        with bound_ids(request_id=request_id), request_told(scope):
             await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -333,7 +334,8 @@ class RequestContext:
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = scope["state"]["status"] = message["status"]
+                metrics.ANSWER_SECONDS.labels(metrics.route_of(scope)).observe(time.monotonic() - started_at)
                 more = {"x-request-id": request_id_of(scope), **answer_headers_of(scope)}
                 message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in more.items())]
             await send(message)

@@ -20,7 +20,9 @@ from starlette.types import Receive, Scope, Send
 from gateway.auth import User
 from gateway.limits import Slot
 from gateway.live import Live, Tail
+from gateway.metrics import STREAMS_CLOSED, SentEvents
 from gateway.settings import GatewaySettings
+from shared import tracing
 from shared.contracts import LiveEvents
 from shared.db import Database
 from shared.db.journal import Page, read_after
@@ -123,9 +125,18 @@ class Follower:
 
     An empty batch means that nothing happened for `heartbeat_seconds`. `known` are events that the caller has just
     stored itself, which saves the first read; `on_listening` is called once nothing that happens can be missed.
+    `on_gap` is told why, where events were found in the log that should have come by themselves.
     """
 
-    def __init__(self, journal: EventLog, live: Live, *, heartbeat_seconds: float) -> None:
+    def __init__(
+        self,
+        journal: EventLog,
+        live: Live,
+        *,
+        heartbeat_seconds: float,
+        on_gap: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._on_gap = on_gap
         self._journal = journal
         self._live = live
         self._heartbeat_seconds = heartbeat_seconds
@@ -168,15 +179,23 @@ class Follower:
             arrived = await tail.next(left if self._live.is_up else min(left, self._polling.next_pause()))
             if arrived:
                 events = _continue(cursor, arrived)
-                page = await self._read_patiently(cursor) if events is None else _page_of(events)
-            elif arrived is None or not self._live.is_up:
-                page = await self._read_patiently(cursor)
+                page = await self._read_over_gap(cursor, "gap") if events is None else _page_of(events)
+            elif arrived is None:
+                page = await self._read_over_gap(cursor, "missed")
+            elif not self._live.is_up:
+                page = await self._read_over_gap(cursor, "bus_down")
             else:
                 continue
             if page.events or page.is_ended:
                 return page
         # The bus may have been silent because it lost something.
-        return await self._read_patiently(cursor)
+        return await self._read_over_gap(cursor, "silence")
+
+    async def _read_over_gap(self, cursor: int, cause: str) -> Page:
+        page = await self._read_patiently(cursor)
+        if page.events:
+            self._on_gap(cause)
+        return page
 
     async def _read_patiently(self, cursor: int) -> Page:
         try:
@@ -259,10 +278,11 @@ class EventStream(Response):
         watch: Callable[[], "asyncio.Future[None]"],
         limits: StreamLimits,
         slot: Slot,
+        sent: SentEvents,
         on_begun: Callable[[], None] | None = None,
     ) -> None:
-        """`watch` gives what is done once the user is shut out; `slot` is given back at the end; `on_begun` is called
-        once the first events left.
+        """`watch` gives what is done once the user is shut out; `slot` is given back at the end; `sent` counts;
+        `on_begun` is called once the first events left.
         """
         super().__init__()
         self._batches = batches
@@ -270,13 +290,18 @@ class EventStream(Response):
         self._watch = watch
         self._limits = limits
         self._slot = slot
+        self._sent = sent
         self._on_begun = on_begun
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        with self._slot:
-            await self._serve(receive, send)
+        with self._slot, tracing.start("stream events") as span:
+            cause = await self._serve(receive, send)
+            span.set("parley.stream.event_count", self._sent.count)
+            span.set("parley.stream.closed_by", cause)
+        STREAMS_CLOSED.labels(cause).inc()
 
-    async def _serve(self, receive: Receive, send: Send) -> None:
+    async def _serve(self, receive: Receive, send: Send) -> str:
+        """Returns what ended it."""
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         gone = asyncio.create_task(disconnected(receive))  # first: it must know already when the first events are sent
         pump = asyncio.create_task(self._pump(send, gone))
@@ -289,25 +314,34 @@ class EventStream(Response):
             for task in ends:
                 task.cancel()
             outcomes = await asyncio.gather(*ends, return_exceptions=True)
+        pumped = outcomes[0]
         if can_write:
             await self._send_in_time(send, b"", more=False)
-        elif isinstance(outcomes[0], TimeoutError):
+            return pumped if isinstance(pumped, str) else "closed"
+        if isinstance(pumped, TimeoutError):
             log.info("stream_closed", cause="slow reader")
-        elif isinstance(outcomes[0], Exception):
-            raise outcomes[0]
+            return "slow_reader"
+        if isinstance(pumped, Exception):
+            raise pumped
+        return "client_gone"
 
-    async def _pump(self, send: Send, gone: asyncio.Task[None]) -> None:
+    async def _pump(self, send: Send, gone: asyncio.Task[None]) -> str:
+        """Returns what ended it by itself."""
         async with aclosing(self._batches) as batches:
             try:
                 async for events in batches:
                     for body in _slices(events):
                         await self._send_in_time(send, body)
+                    self._sent.add(events)
                     self._note_begun(gone)
                 await self._send_in_time(send, _DONE)
             except NotFoundError:
                 log.info("stream_closed", cause="deleted")
             except StreamClosedError as error:
                 log.info("stream_closed", cause=str(error))
+            else:
+                return "ended"
+        return "closed"
 
     def _note_begun(self, gone: asyncio.Task[None]) -> None:
         on_begun, self._on_begun = self._on_begun, None

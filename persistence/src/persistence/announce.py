@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
+from persistence import counts
 from persistence.writer import Written
 from shared.contracts import JobReady, LiveBatch
 from shared.db import Database
@@ -54,7 +55,11 @@ class Announcer:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def announce(self, written: Written) -> None:
-        """Tell soon what `written` has to tell. Live events that find no room are left to the journal."""
+        """Count what was written, and tell soon what there is to tell.
+
+        Live events that find no room are left to the journal.
+        """
+        _count(written)
         self._dispatcher.dispatch(written.ready)
         if written.has_webhooks and self._wake_webhooks is not None:
             self._wake_webhooks()
@@ -63,6 +68,7 @@ class Announcer:
         try:
             self._untold.put_nowait(written)
         except asyncio.QueueFull:
+            counts.ANNOUNCEMENTS_DROPPED.inc()
             log.warning("announcement_dropped", job_count=len(written.live), reply_count=len(written.replies))
 
     async def _run(self) -> None:
@@ -84,6 +90,19 @@ class Announcer:
                 await self._publisher.reply(reply.queue, reply.message)
             else:
                 log.warning("reply_queue_refused", job_id=str(reply.message.job_id))
+
+
+def _count(written: Written) -> None:
+    """Of what is committed now."""
+    counts.EVENTS.inc(sum(len(live.events) for live in written.live))
+    for place, count in written.places.items():
+        counts.CHUNKS.labels(place).inc(count)
+    for cause, count in written.retries.items():
+        counts.RETRIES.labels(cause).inc(count)
+    for outcome, count in written.resumes.items():
+        counts.RESUMES.labels(outcome).inc(count)
+    for ended in written.ended:
+        counts.JOBS_ENDED.labels(ended.status.value).inc()
 
 
 class Dispatcher:

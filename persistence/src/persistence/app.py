@@ -17,7 +17,7 @@ from persistence.announce import Announcer, Dispatcher
 from persistence.consumers import BatchLimits, Intake, WriteBack
 from persistence.dead_letters import DeadLetters
 from persistence.maintenance import Limits, Maintenance
-from persistence.metrics import CONTENT_TYPE, Metrics
+from persistence.metrics import Metrics
 from persistence.purge import Purges
 from persistence.retention import Ages, Retention
 from persistence.settings import PersistenceSettings
@@ -25,8 +25,9 @@ from shared.db import Database
 from shared.egress import EgressPolicy, guarded_client
 from shared.errors import DatabaseUnavailableError
 from shared.messaging import Broker, Publisher
-from shared.observability import process_metrics
+from shared.metrics import CONTENT_TYPE, name_process, watch_loop
 from shared.tls import trusting
+from shared.tracing import traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,9 @@ async def run_service(settings: PersistenceSettings) -> AsyncIterator[Service]:
         ca_file=settings.tls_ca_file,
     )
     async with AsyncExitStack() as stack:
+        name_process("persistence")
+        stack.enter_context(traced("persistence", settings))
+        stack.callback(asyncio.create_task(watch_loop()).cancel)
         database = await Database.connect(
             settings.database_url.get_secret_value(),
             application_name="persistence",
@@ -192,8 +196,7 @@ async def _ready(request: Request) -> JSONResponse:
 
 
 async def _metrics(request: Request) -> Response:
-    text = await request.state.service.metrics.text()
-    return Response(text + process_metrics(), media_type=CONTENT_TYPE)
+    return Response(await request.state.service.metrics.text(), media_type=CONTENT_TYPE)
 
 
 async def _is_up(database: Database) -> bool:

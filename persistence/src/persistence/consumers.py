@@ -6,31 +6,39 @@ job arrive in order. After a loss of the connection they arrive once more: the w
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from uuid import UUID
 
 import asyncpg
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
 
+from persistence import counts
 from persistence.announce import Announcer
 from persistence.maintenance import Maintenance
 from persistence.writer import Incoming, Written, write_batch
-from shared import contracts
+from shared import contracts, tracing
 from shared.contracts import (
+    CancelRequested,
     JobReady,
+    JobReleased,
+    JournalChunk,
     JournalChunks,
     LiveBatch,
     Refusal,
     RefusedMessageError,
     ResumeReply,
+    ResumeRequest,
     ToPersistence,
 )
 from shared.db import Database
 from shared.db.errors import described
 from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
 from shared.faults import reach
+from shared.ids import seconds_since
 from shared.messaging import (
     Broker,
     Link,
@@ -49,6 +57,7 @@ from shared.supervision import supervised
 log = get_logger()
 
 _RETRY_SECONDS_MIN = 0.1
+_UUID_HEX_LENGTH = 32
 # The message itself cannot be written.
 _MESSAGE_AT_FAULT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 # It may be the message's own size or content, where Postgres is well otherwise and it happens again and again. All
@@ -73,6 +82,13 @@ class Delivery:
     def chunk_count(self) -> int:
         message = self.incoming.message if self.incoming else None
         return len(message.chunks) if isinstance(message, JournalChunks) else 1
+
+    def observe_age(self) -> None:
+        """How long its chunks took; its id tells when it was sent."""
+        message_id = self.raw.message_id or ""
+        if self.incoming and isinstance(self.incoming.message, JournalChunks) and len(message_id) == _UUID_HEX_LENGTH:
+            with contextlib.suppress(ValueError):
+                counts.CHUNK_SECONDS.observe(seconds_since(UUID(hex=message_id)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,9 +269,11 @@ class WriteBack:
         if not deliveries:
             return
         batch = [delivery.incoming for delivery in deliveries if delivery.incoming]
+        began_ns = tracing.now_ns()
         pause = _RETRY_SECONDS_MIN
         suspicion_count = 0
         while True:
+            began_at = time.perf_counter()
             try:
                 async with self._database.transaction(None) as connection:
                     written = await write_batch(connection, batch)
@@ -264,6 +282,7 @@ class WriteBack:
             except _MESSAGE_AT_FAULT:
                 raise
             except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
+                counts.BATCH_FAILURES.inc()
                 log.warning("batch_unwritten", retry_seconds=pause, **described(error))
                 if await self._is_suspicious(error):
                     suspicion_count += 1
@@ -271,7 +290,10 @@ class WriteBack:
                         raise UnwritableError from error
             await asyncio.sleep(pause)
             pause = min(pause * 2, self._limits.retry_seconds_max)
+        counts.BATCH_SECONDS.observe(time.perf_counter() - began_at)
         reach("persistence.after_commit")
+        if tracing.is_on():
+            _trace(deliveries, began_ns)
         self._tell(written, deliveries)
 
     async def _is_suspicious(self, error: Exception) -> bool:
@@ -286,6 +308,10 @@ class WriteBack:
 
     def _tell(self, written: Written, deliveries: Sequence[Delivery]) -> None:
         chunk_count = sum(delivery.chunk_count for delivery in deliveries)
+        counts.BATCH_MESSAGES.observe(len(deliveries))
+        counts.BATCH_CHUNKS.observe(chunk_count)
+        for delivery in deliveries:
+            delivery.observe_age()
         log.debug("batch_written", message_count=len(deliveries), chunk_count=chunk_count, job_count=len(written.live))
         for ended in written.ended:
             log.info(
@@ -301,6 +327,40 @@ class WriteBack:
         self._announcer.announce(written)
         if written.has_delayed_job:
             self._maintenance.wake()
+
+
+def _trace(deliveries: Sequence[Delivery], began_ns: int) -> None:
+    """Let the traces of the batch's jobs have spans of it, under the attempts whose chunks they are."""
+    for delivery in deliveries:
+        queue = delivery.raw.routing_key or ""
+        for part in _parts_of(delivery):
+            attributes: dict[str, str | int] = {
+                "messaging.system": "rabbitmq",
+                "messaging.operation.type": "process",
+                "messaging.operation.name": "process",
+                "messaging.destination.name": queue,
+                "messaging.batch.message_count": len(deliveries),
+                "parley.message": type(part).__name__,
+            }
+            if isinstance(part, JournalChunk):
+                attributes |= {"parley.first_seq": part.first_seq, "parley.event_count": len(part.events)}
+            number = getattr(part, "attempt", 0)
+            above = tracing.attempt(part.job_id, number) if number else tracing.response(part.job_id)
+            parent = tracing.sent_by(delivery.raw.headers, part.job_id) or above
+            tracing.start(
+                f"process {queue}", tracing.Kind.CONSUMER, attributes, parent=parent, started_ns=began_ns
+            ).end()
+
+
+def _parts_of(delivery: Delivery) -> Sequence[JournalChunk | ResumeRequest | JobReleased | CancelRequested]:
+    """What a message tells of single jobs; of a conversation's summary and title nothing."""
+    match delivery.incoming.message if delivery.incoming else None:
+        case JournalChunks(chunks=chunks):
+            return chunks
+        case ResumeRequest() | JobReleased() | CancelRequested() as message:
+            return [message]
+        case _:
+            return ()
 
 
 def _decoded(raw: AbstractIncomingMessage) -> Delivery:

@@ -15,6 +15,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 import asyncpg
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
+from persistence import counts, overview
 from persistence.announce import Announcer
 from persistence.drafts import AttemptsSpent, LostChunk, Undelivered
 from persistence.writer import Incoming, Written, write_batch
@@ -33,6 +34,7 @@ from shared.db.errors import described
 from shared.errors import DatabaseUnavailableError
 from shared.ids import uuid7
 from shared.messaging import DEAD, Broker, Link, Permission, acknowledge, may_come_through, needing
+from shared.metrics import OTHER
 from shared.observability import get_logger
 from shared.supervision import supervised
 
@@ -82,6 +84,7 @@ class DeadLetters:
         attempts_max: int,
         retry_seconds_max: float,
     ) -> None:
+        self._partition_count = broker.partition_count
         self._database = database
         self._announcer = announcer
         self._attempts_max = attempts_max
@@ -144,6 +147,8 @@ class DeadLetters:
             new_job_ids = await _insert(connection, letter)
             if not new_job_ids:
                 return Written()
+            known = letter.queue in overview.queue_names(self._partition_count)
+            counts.DEAD_LETTERS.labels(letter.queue if known else OTHER).inc()
             log.error(
                 "dead_letter",
                 message_id=letter.message_id,

@@ -117,6 +117,7 @@ class Draft:
     events: list[Event] = field(default_factory=list)
     is_fence_moved: bool = False
     run_again_after_seconds: float | None = None
+    run_again_cause: str = ""
     outcome: Outcome | None = None
 
     @property
@@ -132,10 +133,12 @@ class Draft:
         self.outcome = outcome
         self.run_again_after_seconds = None
 
-    def run_again(self, after_seconds: float) -> None:
+    def run_again(self, after_seconds: float, cause: str) -> None:
+        """`cause`: one of few words, to count by."""
         if self.status is not JobStatus.QUEUED:
             self._move(JobStatus.QUEUED)
         self.run_again_after_seconds = after_seconds
+        self.run_again_cause = cause
 
     def move_fence(self, attempt: int) -> None:
         self.journal_attempt = attempt
@@ -166,27 +169,32 @@ class Draft:
         self.status = new
 
 
-def take_chunk(draft: Draft, chunk: JournalChunk) -> None:
-    """Append `chunk` if it continues its job's journal; a repeat, or an older attempt's, changes nothing."""
-    match place_of(chunk, draft):
+def take_chunk(draft: Draft, chunk: JournalChunk) -> str:
+    """Append `chunk` if it continues its job's journal; a repeat, or an older attempt's, changes nothing.
+
+    Returns its place, or `unsound` for one that cannot be stored where it stands; to count by.
+    """
+    place = place_of(chunk, draft)
+    match place:
         case Place.NEXT:
-            _append(draft, chunk)
+            return place.value if _append(draft, chunk) else "unsound"
         case Place.KNOWN:
             log.debug("chunk_known", **_ids(draft), chunk_attempt=chunk.attempt, first_seq=chunk.first_seq)
         case Place.FENCED:
             log.warning("chunk_fenced", **_ids(draft), chunk_attempt=chunk.attempt, first_seq=chunk.first_seq)
         case Place.AHEAD:
             log.warning("chunk_ahead", **_ids(draft), chunk_attempt=chunk.attempt, first_seq=chunk.first_seq)
-            _fence_and_rerun(draft, chunk)
+            _fence_and_rerun(draft, chunk, "chunk_ahead")
         case _ as unreachable:
             assert_never(unreachable)
+    return place.value
 
 
 def lose_chunk(draft: Draft, lost: LostChunk) -> None:
     """Run the job again if `lost` would have continued its journal, now or later."""
     if place_of(lost.chunk, draft) in (Place.NEXT, Place.AHEAD):
         log.warning("chunk_lost", **_ids(draft), chunk_attempt=lost.chunk.attempt, first_seq=lost.chunk.first_seq)
-        _fence_and_rerun(draft, lost.chunk)
+        _fence_and_rerun(draft, lost.chunk, "chunk_lost")
 
 
 def place_of(chunk: JournalChunk, draft: Draft) -> Place:
@@ -206,7 +214,7 @@ def release(draft: Draft, message: JobReleased) -> None:
         log.debug("release_ignored", **_ids(draft), released_attempt=message.attempt)
         return
     delay_seconds = min(max(message.delay_seconds, 0.0), _DELAY_SECONDS_MAX)
-    draft.run_again(delay_seconds)
+    draft.run_again(delay_seconds, "released")
     cause = message.reason.type if message.reason else None
     log.info("job_released", **_ids(draft), delay_seconds=delay_seconds, cause=cause)
     if draft.is_cancel_requested:
@@ -236,10 +244,11 @@ def end_by_operator(draft: Draft, message: GivenUp) -> None:
 def deliver_again(draft: Draft, _message: Undelivered) -> None:
     """Let a job that still waits be published; one that a worker has, its lease looks after."""
     if draft.status is JobStatus.QUEUED:
-        draft.run_again(0.0)
+        draft.run_again(0.0, "undelivered")
 
 
-def _append(draft: Draft, chunk: JournalChunk) -> None:
+def _append(draft: Draft, chunk: JournalChunk) -> bool:
+    """Whether it can be stored."""
     events = [bytes(event) for event in chunk.events[draft.next_seq - chunk.first_seq :]]
     try:
         _check_events(events, draft)
@@ -247,11 +256,12 @@ def _append(draft: Draft, chunk: JournalChunk) -> None:
     except InvalidInputError as error:
         # What cannot be stored is lost; its neighbours in the message are not.
         log.warning("chunk_unsound", **_ids(draft), first_seq=chunk.first_seq, cause=error.message)
-        _fence_and_rerun(draft, chunk)
-        return
+        _fence_and_rerun(draft, chunk, "chunk_unsound")
+        return False
     draft.append(events)
     if outcome:
         draft.end(outcome)
+    return True
 
 
 def _outcome(last: Event, ended_as: JobStatus | None) -> Outcome | None:
@@ -262,12 +272,12 @@ def _outcome(last: Event, ended_as: JobStatus | None) -> Outcome | None:
     return None
 
 
-def _fence_and_rerun(draft: Draft, chunk: JournalChunk) -> None:
+def _fence_and_rerun(draft: Draft, chunk: JournalChunk, cause: str) -> None:
     if chunk.attempt < draft.attempt:
         return  # the next attempt runs already: its barrier closes what the lost events left open
     # Not yet the next attempt's: its barrier, which closes what is left open, knows by this that it comes first.
     draft.move_fence(_NOBODY)
-    draft.run_again(0.0)
+    draft.run_again(0.0, cause)
 
 
 def _check_events(events: Sequence[Event], draft: Draft) -> None:

@@ -9,12 +9,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from uuid import UUID
 
 import asyncpg
 
+from persistence import counts
 from persistence.announce import Announcer, Dispatcher
 from persistence.drafts import AttemptsSpent
 from persistence.writer import Incoming, Written, write_batch
+from shared import tracing
 from shared.contracts import CancelRequested, JobReady
 from shared.db import Database, Row
 from shared.db.errors import described
@@ -108,6 +111,8 @@ class Maintenance:
                 self._limits.repairs_max,
             )
         for row in rows or []:
+            counts.RETRIES.labels("lease_expired").inc()
+            _tell_expired(row["id"], row["attempt"])
             log.warning("lease_expired", job_id=str(row["id"]), attempt=row["attempt"])
 
     async def repair_active_jobs(self) -> None:
@@ -115,6 +120,7 @@ class Maintenance:
         async with self._alone() as connection:
             rows = connection and await _repair_active_jobs(connection, self._limits.repairs_max)
         for row in rows or []:
+            counts.REPAIRS.labels("active_job").inc()
             log.warning("active_job_repaired", conversation_id=str(row["id"]), job_id=str(row["active_job_id"]))
 
     async def end_abandoned_jobs(self) -> None:
@@ -124,6 +130,7 @@ class Maintenance:
             if connection and (batch := await self._find_abandoned(connection)):
                 written = await write_batch(connection, batch)
         for ended in written.ended:
+            counts.REPAIRS.labels("abandoned_job").inc()
             log.warning("abandoned_job_ended", job_id=str(ended.job_id), status=ended.status.value)
         self._announcer.announce(written)
 
@@ -142,7 +149,10 @@ class Maintenance:
             )
         if unclaimed and not await self._is_jobs_queue_empty():
             unclaimed = [row for row in unclaimed if row["waits_seconds"] > self._limits.redispatch_seconds]
+        for _ in unsent:
+            counts.REPAIRS.labels("unsent").inc()
         for row in unclaimed:
+            counts.REPAIRS.labels("published_again").inc()
             log.warning("job_published_again", job_id=str(row["id"]), waits_seconds=round(row["waits_seconds"], 1))
         self._dispatcher.dispatch(
             JobReady(job_id=row["id"], conversation_id=row["conversation_id"], user_id=row["user_id"])
@@ -229,6 +239,12 @@ class Maintenance:
             return await self._publisher.queue_length(JOBS) == 0
         except BrokerUnavailableError:
             return False  # nothing could be published anyway
+
+
+def _tell_expired(job_id: UUID, number: int) -> None:
+    """Let the job's trace say where its attempt ended, which is not there to say so itself."""
+    with tracing.start("expire lease", attributes={"parley.attempt": number}, parent=tracing.attempt(job_id, number)):
+        pass
 
 
 async def _repair_active_jobs(connection: asyncpg.Connection, repairs_max: int) -> list[Row]:

@@ -1,12 +1,13 @@
-"""`/metrics`: the state of the whole system, as every replica sees it; take the maximum over replicas, not the sum."""
+"""`/metrics`: what this process counts, and the state of the whole system, as every replica sees it.
+
+Of the former take the sum over replicas, of the latter the maximum.
+"""
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from persistence import overview, tool_pins
 from persistence.overview import DeadLetters, OpenJobs, OpenPurges, OpenState, Queue, Webhooks
@@ -14,13 +15,13 @@ from persistence.tool_pins import ServerChanges
 from shared.db import Database
 from shared.errors import BrokerUnavailableError, DatabaseUnavailableError
 from shared.messaging import Publisher
+from shared.metrics import text_of
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 _FRESH_SECONDS = 5.0  # however many scrape, the servers are asked no more often
 _ASK_SECONDS_MAX = 3.0
 
 
-class Metrics(Collector):
+class Metrics:
     """What `overview` sees. While a server is away its numbers are left out: old ones would look like good ones."""
 
     def __init__(self, database: Database, publisher: Publisher) -> None:
@@ -36,10 +37,7 @@ class Metrics(Collector):
             if time.monotonic() - self._seen_at >= _FRESH_SECONDS:
                 self._families = [*await self._of_database(), *await self._of_broker()]
                 self._seen_at = time.monotonic()
-        return generate_latest(self)
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families
+            return text_of(self._families)
 
     async def _of_database(self) -> list[Metric]:
         try:

@@ -26,6 +26,7 @@ import asyncpg
 import httpx2
 import msgspec
 
+from persistence import counts
 from persistence.drafts import Draft
 from shared.db import Database, Row
 from shared.db.errors import described
@@ -220,6 +221,7 @@ class Sender:
     async def _attempt(self, delivery: Claimed) -> None:
         try:
             answer = await self._post(delivery)
+            counts.WEBHOOK_ATTEMPTS.labels("delivered" if answer.is_success else "failed").inc()
             async with self._turn, self._database.transaction(None) as connection:
                 await self._note(connection, delivery, answer)
         except DatabaseUnavailableError:

@@ -79,6 +79,9 @@ class Written:
     touched: list[Touched] = field(default_factory=list)
     has_delayed_job: bool = False
     has_webhooks: bool = False
+    places: Counter[str] = field(default_factory=Counter)  # of chunks
+    retries: Counter[str] = field(default_factory=Counter)  # of jobs, by why
+    resumes: Counter[str] = field(default_factory=Counter)  # granted, or refused
 
 
 async def write_batch(connection: asyncpg.Connection, batch: Sequence[Incoming]) -> Written:
@@ -95,7 +98,7 @@ async def write_batch(connection: asyncpg.Connection, batch: Sequence[Incoming])
     jobs = await _lock_jobs(connection, {m.job_id for m, _ in messages})
     await _read_journals(connection, jobs, _jobs_to_rebuild(jobs, [message for message, _ in messages]))
     for message, reply_to in messages:
-        reply = _apply(jobs.get(message.job_id), message)
+        reply = _apply(jobs.get(message.job_id), message, written)
         if reply and reply_to:
             written.replies.append(Reply(reply_to, reply))
     await byproducts.store_summaries(connection, made)
@@ -148,15 +151,17 @@ def _may_rebuild(job: Draft, message: _AboutOneJob, is_one_of_several: bool) -> 
             return True
 
 
-def _apply(job: Draft | None, message: _AboutOneJob) -> ResumeReply | None:
+def _apply(job: Draft | None, message: _AboutOneJob, written: Written) -> ResumeReply | None:
     if job is None or job.conversation_id != message.conversation_id:
         log.warning("message_disagrees_with_row", job_id=str(message.job_id), message=type(message).__name__)
         return refusal(message) if isinstance(message, ResumeRequest) else None
     match message:
         case JournalChunk():
-            drafts.take_chunk(job, message)
+            written.places[drafts.take_chunk(job, message)] += 1
         case ResumeRequest():
-            return resume(job, message)
+            reply = resume(job, message)
+            written.resumes["granted" if reply.granted else "refused"] += 1
+            return reply
         case JobReleased():
             drafts.release(job, message)
         case CancelRequested():
@@ -270,6 +275,7 @@ async def _store(
         ]
     if waiting:
         await _run_again(connection, waiting)
+        written.retries.update(job.run_again_cause for job in waiting)
         written.ready += [_ready(job) for job in waiting if not job.run_again_after_seconds]
         written.has_delayed_job = any(job.run_again_after_seconds for job in waiting)
     if ended:

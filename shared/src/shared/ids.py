@@ -47,6 +47,11 @@ def uuid7() -> uuid.UUID:
     return uuid.UUID(int=((_last >> 12) << 80) | (7 << 76) | ((_last & 0xFFF) << 64) | (2 << 62) | random_bits)
 
 
+def seconds_since(value: uuid.UUID) -> float:
+    """How long ago `uuid7` made it, perhaps on another machine, whose clock may be ahead: then 0."""
+    return max(0.0, time.time() - (value.int >> 80) / 1_000)
+
+
 def to_wire(prefix: Prefix, value: uuid.UUID) -> str:
     return f"{prefix.value}_{value.hex}"
 

@@ -21,11 +21,13 @@ Connections are plain, not "robust": a `Link` makes a new one after a loss and s
 import asyncio
 import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import product
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 from uuid import UUID
 
@@ -44,10 +46,11 @@ from faststream.rabbit import QueueType, RabbitQueue
 from pamqp.commands import Basic
 from pamqp.common import FieldTable
 
-from shared import contracts
+from shared import contracts, tracing
 from shared.errors import BrokerUnavailableError
 from shared.ids import uuid7
-from shared.observability import count_refused_message, get_logger
+from shared.metrics import FAST_SECONDS, Counter, Gauge, Histogram, count_refused_message
+from shared.observability import get_logger
 from shared.supervision import supervised
 
 log = get_logger()
@@ -109,6 +112,14 @@ _USED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ATTEMPTS: ((ATTEMPTS, CONTROL), (JOBS,)),
 }
 _REPLY_QUEUE = re.compile(rf"{re.escape(CONTROL)}\.[\x21-\x7e ]{{1,200}}")
+
+_LINK_UP = Gauge("parley_broker_link_up", "Connections that are up, by what they are for.", ["link"])
+_LINKS_LOST = Counter("parley_broker_links_lost", "Connections that were lost, or could not be made.", ["link"])
+_PUBLISH_SECONDS = Histogram(
+    "parley_broker_publish_seconds", "Until RabbitMQ confirmed a message.", ["exchange"], bounds=FAST_SECONDS
+)
+_PUBLISH_FAILURES = Counter("parley_broker_publish_failures", "Messages that it did not confirm.", ["exchange"])
+_TRANSIENT_LOST = Counter("parley_broker_transient_lost", "Lost messages that may be lost.", ["exchange"])
 
 jobs_queue = RabbitQueue(JOBS, queue_type=QueueType.QUORUM, durable=True, declare=False)
 
@@ -270,6 +281,8 @@ class Link:
         self._refusal: BrokerRefusedError | None = None
         self._was_up = False
         self._name = f"{broker.process} {purpose}"
+        self._connections_up = _LINK_UP.labels(purpose)
+        self._losses = _LINKS_LOST.labels(purpose)
         self._session = session
         self._task: asyncio.Task[None] | None = None
 
@@ -310,6 +323,7 @@ class Link:
                 with failures_as_unavailable():
                     await self._run_once()
             except BrokerUnavailableError as error:
+                self._losses.inc()
                 self._end_if_refused(error)
                 log.warning("broker_link_lost", link=self._name, cause=type(error.__cause__).__name__)
             await asyncio.sleep(_RETRY_SECONDS)
@@ -342,14 +356,17 @@ class Link:
                 await channel.close()
             async with self._session(connection):
                 self.is_up.set()
+                self._connections_up.set(1)
                 self._was_up = True
                 log.info("broker_link_up", link=self._name)
                 await lost.wait()
             if self._refusal is not None:
                 raise self._refusal
+            self._losses.inc()
             log.warning("broker_link_lost", link=self._name, cause="closed")
         finally:
             self.is_up.clear()
+            self._connections_up.set(0)
             with suppress(BrokerUnavailableError), failures_as_unavailable():
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await connection.close()
@@ -419,21 +436,30 @@ class Publisher:
 
         Raises BrokerUnavailableError where that did not happen in time: the message may or may not be there.
         """
-        await self.send_bytes(queue, contracts.encode(message), reply_to=reply_to)
+        with _sending(queue, message) as span:
+            body = contracts.encode(message)
+            await self._send_confirmed(queue, _persistent(reply_to=reply_to, headers=span.headers), body)
 
-    async def send_bytes(self, queue: str, body: bytes, *, reply_to: str | None = None) -> None:
+    async def send_bytes(self, queue: str, body: bytes) -> None:
         """As `send`, for a message that is encoded already."""
+        await self._send_confirmed(queue, _persistent(), body)
+
+    async def _send_confirmed(self, queue: str, properties: Basic.Properties, body: bytes) -> None:
+        exchange = READY if queue == JOBS else self._journal_exchange
+        began_at = time.perf_counter()
+        try:
+            await self._publish(exchange, queue, properties, body)
+        except BrokerUnavailableError:
+            _PUBLISH_FAILURES.labels(exchange).inc()
+            raise
+        _PUBLISH_SECONDS.labels(exchange).observe(time.perf_counter() - began_at)
+
+    async def _publish(self, exchange: str, queue: str, properties: Basic.Properties, body: bytes) -> None:
         channels = self._open_channels()
-        properties = Basic.Properties(
-            content_type="application/json",
-            delivery_mode=_PERSISTENT,
-            message_id=uuid7().hex,  # keys the return of an unroutable message, so one per publish
-            reply_to=reply_to,
-        )
         with failures_as_unavailable():
             answer = await channels.confirmed.basic_publish(
                 body,
-                exchange=READY if queue == JOBS else self._journal_exchange,
+                exchange=exchange,
                 routing_key=queue,
                 properties=properties,
                 mandatory=True,
@@ -476,6 +502,7 @@ class Publisher:
                     timeout=self._timeout_seconds,
                 )
         except BrokerUnavailableError as error:
+            _TRANSIENT_LOST.labels(exchange or "reply").inc()
             log.warning("transient_message_lost", exchange=exchange or "reply", cause=error.message)
 
     def _open_channels(self) -> "_Channels":
@@ -494,6 +521,31 @@ class Publisher:
             yield
         finally:
             self._channels = None
+
+
+def _persistent(*, reply_to: str | None = None, headers: dict[str, Any] | None = None) -> Basic.Properties:
+    return Basic.Properties(
+        headers=headers,
+        content_type="application/json",
+        delivery_mode=_PERSISTENT,
+        message_id=uuid7().hex,  # keys the return of an unroutable message, so one per publish
+        reply_to=reply_to,
+    )
+
+
+def _sending(queue: str, message: contracts.Message) -> tracing.Span:
+    """What a message about one job adds to its trace."""
+    job_id = getattr(message, "job_id", None)
+    if job_id is None or not tracing.is_on():
+        return tracing.NOBODYS
+    attributes = {
+        "messaging.system": "rabbitmq",
+        "messaging.operation.type": "send",
+        "messaging.operation.name": "publish",
+        "messaging.destination.name": queue,
+        "parley.message": type(message).__name__,
+    }
+    return tracing.start(f"publish {queue}", tracing.Kind.PRODUCER, attributes, parent=tracing.response(job_id))
 
 
 class Listener:

@@ -1,12 +1,11 @@
-"""Logs, one event per line, with the ids that join the life of a job across processes; what a process tells of itself.
+"""Logs, one event per line, with the ids that join the life of a job across processes.
 
 The event name is a constant in snake_case; data go into fields: ids and numbers, never message text, never secrets.
 """
 
-import asyncio
 import logging
 import sys
-from collections import Counter
+from collections.abc import MutableMapping
 from typing import Any, Protocol, cast
 
 import structlog
@@ -15,10 +14,6 @@ from shared.settings import LogFormat, ServiceSettings
 
 # They write a traceback for every lost connection, which `shared.messaging` tells in a line, or quote what they read.
 _TALKATIVE = ("aio_pika", "aiormq", "mcp")
-
-
-# The form in which Prometheus scrapes.
-METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Logger(Protocol):
@@ -37,6 +32,7 @@ def configure_logging(service: str, settings: ServiceSettings) -> None:
     """Send our logs and those of the libraries to stderr in one form. Call once, before anything else."""
     before: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _with_response_id,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -68,29 +64,16 @@ def configure_logging(service: str, settings: ServiceSettings) -> None:
     structlog.contextvars.bind_contextvars(service=service)
 
 
+def _with_response_id(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Whoever asks about a response has its id as on the wire, of which the trace's id is the end."""
+    job_id = fields.get("job_id")
+    if job_id is not None:
+        fields["response_id"] = f"resp_{job_id.replace('-', '')}"
+    return fields
+
+
 # Bound once at the edge of a request or a job; every line logged inside carries them.
 bound_ids = structlog.contextvars.bound_contextvars
-
-
-_refused_messages: Counter[tuple[str, str]] = Counter()
-
-
-def count_refused_message(place: str, reason: str) -> None:
-    """One more message of the broker that is not what it should be; both words are ours, so there are few."""
-    _refused_messages[place, reason] += 1
-
-
-def process_metrics() -> bytes:
-    """What every service tells at `/metrics` of its own process; to be called on its event loop."""
-    refused = b"".join(
-        b'parley_messages_refused_total{place="%s",reason="%s"} %d\n' % (place.encode(), reason.encode(), count)
-        for (place, reason), count in sorted(_refused_messages.items())
-    )
-    return (
-        b"# HELP parley_process_tasks Tasks of the process's event loop: more and more of them at rest are a leak.\n"
-        b"# TYPE parley_process_tasks gauge\n"
-        b"parley_process_tasks %d\n"
-        b"# HELP parley_messages_refused_total Messages of the broker that were refused, by where they came and why.\n"
-        b"# TYPE parley_messages_refused_total counter\n"
-        b"%b" % (len(asyncio.all_tasks()), refused)
-    )
+# The same, for the rest of a request, whose edge unbinds what was bound within it.
+bind_ids = structlog.contextvars.bind_contextvars
+unbind_ids = structlog.contextvars.unbind_contextvars

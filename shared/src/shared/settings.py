@@ -56,6 +56,10 @@ class ServiceSettings(BaseSettings):
     log_level: str = well_known("LOG_LEVEL", default="INFO")
     # The service's address is of a network of its own, of which somebody else publishes what may be reached.
     private_network: bool = well_known("PARLEY_PRIVATE_NETWORK", default=False)
+    # Where traces go, by OTLP over HTTP. None: there are none. The SDK reads the other variables of its own.
+    otlp_endpoint: str | None = well_known("OTEL_EXPORTER_OTLP_ENDPOINT", default=None, pattern=r"^https?://")
+    traces_sampler_arg: float = well_known("OTEL_TRACES_SAMPLER_ARG", default=1.0, ge=0, le=1)
+    otel_sdk_disabled: bool = well_known("OTEL_SDK_DISABLED", default=False)
     # For tests, see `shared.faults`.
     fault: str | None = well_known("PARLEY_FAULT", default=None)
     sabotage: str | None = well_known("PARLEY_SABOTAGE", default=None)

@@ -3,6 +3,7 @@
 It is stateless: every request brings its user, everything it knows is in Postgres, any number of copies may run.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -18,7 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.db import Database
 from shared.errors import DatabaseUnavailableError
-from shared.observability import METRICS_CONTENT_TYPE, process_metrics
+from shared.metrics import CONTENT_TYPE, name_process, text_of, watch_loop
+from shared.tracing import traced
 from task_tools.auth import BearerAuth
 from task_tools.settings import TaskToolsSettings
 from task_tools.tools import TaskLimits, TaskTools
@@ -40,17 +42,21 @@ def create_app(settings: TaskToolsSettings) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[Opened]:
+        name_process("task-tools")
         database = await Database.connect(
             settings.database_url.get_secret_value(),
             application_name="task-tools",
             pool_size=settings.database_pool_size,
         )
+        watching = asyncio.create_task(watch_loop())
         try:
             server = _create_server(database, settings)
             endpoint = _create_endpoint(server, settings)
-            async with server.session_manager.run():
-                yield {"database": database, "mcp": endpoint}
+            with traced("task-tools", settings):
+                async with server.session_manager.run():
+                    yield {"database": database, "mcp": endpoint}
         finally:
+            watching.cancel()
             await database.close()
 
     return Starlette(
@@ -104,7 +110,7 @@ async def _live(_request: Request) -> JSONResponse:
 
 
 async def _metrics(_request: Request) -> Response:
-    return Response(process_metrics(), media_type=METRICS_CONTENT_TYPE)
+    return Response(text_of(), media_type=CONTENT_TYPE)
 
 
 async def _ready(request: Request) -> JSONResponse:

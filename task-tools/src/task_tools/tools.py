@@ -1,6 +1,7 @@
 """The five tools of the to-do list, as a language model sees them: names, descriptions, arguments, results."""
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,17 @@ from mcp.types import INTERNAL_ERROR, ToolAnnotations
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
+from shared import tracing
 from shared.db import Database, tasks
 from shared.db.tasks import Priority, TaskChanges, TaskStatus, clean_description, clean_title
 from shared.errors import InvalidInputError, RejectedError, UnavailableError
 from shared.ids import Prefix, from_wire, to_wire
+from shared.metrics import FAST_SECONDS, Counter, Histogram
 from task_tools.auth import caller_of
 from task_tools.idempotency import keyed_call, once
+
+_CALLS = Counter("parley_task_tools_calls", "Calls of the tools.", ["tool", "outcome"])
+_CALL_SECONDS = Histogram("parley_task_tools_call_seconds", "Of calls of the tools.", ["tool"], bounds=FAST_SECONDS)
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
 Effect = Callable[[Any, str], Awaitable[ResultT]]  # what a tool does, given the transaction and the user
@@ -134,7 +140,7 @@ class TaskTools:
         ] = "all",
     ) -> TaskList:
         """List the user's tasks, oldest first, with their ids. Call it before changing a task whose id is not known."""
-        with _told_apart():
+        with _counted(ctx), _told_apart():
             async with self._database.transaction(_caller(ctx)) as db:
                 page = await tasks.list_tasks(
                     db, _caller(ctx), status=TaskStatus(status), limit=self._limits.listed_tasks_max
@@ -198,7 +204,7 @@ class TaskTools:
     async def _once(self, ctx: Call, result_type: type[ResultT], effect: Effect[ResultT]) -> ResultT:
         """Run `effect` in one transaction of the caller, at most once under the call's idempotency key."""
         user_id = _caller(ctx)
-        with _told_apart():
+        with _counted(ctx), _told_apart():
             call = keyed_call(ctx.request_context)
             async with self._database.transaction(user_id) as db:
                 if call is None:
@@ -241,6 +247,22 @@ def _due(text: str | None) -> date | None:
 
 def _priority(text: str | None) -> Priority | None:
     return Priority(text) if text else None
+
+
+@contextmanager
+def _counted(ctx: Call) -> Iterator[None]:
+    """Count the call, which is of one of our tools, and let the trace that it is part of have a span of it."""
+    tool = str((ctx.request_context.params or {}).get("name"))
+    attributes = {"mcp.method.name": "tools/call", "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool}
+    parent = tracing.position_of((ctx.request_context.meta or {}).get(tracing.HEADER))
+    began_at, outcome = time.perf_counter(), "error"
+    try:
+        with tracing.start(f"tools/call {tool}", tracing.Kind.SERVER, attributes, parent=parent):
+            yield
+        outcome = "ok"
+    finally:
+        _CALLS.labels(tool, outcome).inc()
+        _CALL_SECONDS.labels(tool).observe(time.perf_counter() - began_at)
 
 
 @contextmanager

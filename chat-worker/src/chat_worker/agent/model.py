@@ -57,6 +57,7 @@ from chat_worker.agent.values import (
     storable,
 )
 from shared.errors import ModelRefusedError, ModelUnavailableError
+from shared.model_calls import ModelCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +98,23 @@ class OpenAIModel:
 
     async def round(self, request: ModelRequest) -> AsyncGenerator[ReasoningDelta | TextDelta | ModelRound, None]:
         answer = _Answer(self._limits)
-        async with aclosing(self._chunks(request)) as chunks:
-            async for chunk in chunks:
-                if reasoning := answer.take_reasoning(chunk):
-                    yield ReasoningDelta(reasoning)
-                if text := answer.take(chunk):
-                    yield TextDelta(text)
-                if answer.finish is not None:
-                    await self._take_trailer(answer, chunks)
-                    break
-        yield answer.whole()
+        with ModelCall(request.use, self._model) as call:
+            async with aclosing(self._chunks(request)) as chunks:
+                async for chunk in chunks:
+                    reasoning, text = answer.take_reasoning(chunk), answer.take(chunk)
+                    if call.is_silent and (reasoning or text):
+                        call.break_silence()
+                    if reasoning:
+                        yield ReasoningDelta(reasoning)
+                    if text:
+                        yield TextDelta(text)
+                    if answer.finish is not None:
+                        await self._take_trailer(answer, chunks)
+                        break
+            whole = answer.whole()
+            used = whole.usage
+            call.used(used.input_tokens, used.output_tokens, used.cached_tokens, used.reasoning_tokens)
+        yield whole
 
     async def close(self) -> None:
         await self._client.close()

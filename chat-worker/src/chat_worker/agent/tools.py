@@ -19,6 +19,7 @@ a token that no other server takes.
 import asyncio
 import re
 import ssl
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -58,6 +59,7 @@ from chat_worker.agent.schemas import Check
 from chat_worker.agent.selection import ServerWish, ToolSelection
 from chat_worker.agent.untrusted import cleaned, cleaned_json, shown, shown_json, unframed, unframed_schema
 from chat_worker.agent.values import JsonObject, Tool, ToolError, ToolErrorKind, ToolResult
+from shared import metrics, tracing
 from shared.agents import Agent
 from shared.errors import DatabaseUnavailableError
 from shared.observability import get_logger
@@ -91,6 +93,21 @@ _HTTP_SERVER_ERROR_MIN = 500
 _HTTP_UNAVAILABLE = 503
 _WITHOUT_APPROVAL = ToolPolicy(Approval.NEVER)
 _Answer = pydantic.TypeAdapter[CallToolResult | InputRequiredResult](CallToolResult | InputRequiredResult)
+
+
+_CALLS = metrics.Counter(
+    "parley_worker_tool_calls",
+    "Tool calls, by the server's name, the name it listed and how it went.",
+    ["server", "tool", "outcome"],
+)
+_CALL_SECONDS = metrics.Histogram(
+    "parley_worker_tool_call_seconds", "Of tool calls.", ["server"], bounds=metrics.SLOW_SECONDS
+)
+_OUTCOMES: Mapping[ToolErrorKind, str] = {
+    ToolErrorKind.EXECUTION: "tool_error",
+    ToolErrorKind.PROTOCOL: "protocol_error",
+    ToolErrorKind.HTTP: "http_error",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,12 +373,29 @@ class _Connector:
         self._listing_fresh_until = began_at + min(lifetime, self._limits.list_ttl_seconds)
 
     async def call(self, user_id: str, tool: Tool, arguments: JsonObject, key: str) -> ToolResult:
-        name = self._own_name(tool)
+        name, label = self._own_name(tool), self.server.label
+        attributes = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": name,
+            "mcp.method.name": "tools/call",
+            "parley.tool.server": label,
+        }
+        began_at = time.perf_counter()
+        with tracing.start(f"execute_tool {name}", tracing.Kind.CLIENT, attributes) as span:
+            result = await self._call(user_id, name, arguments, key, span)
+            outcome = _outcome_of(result)
+            if result.error is not None:
+                span.fail(outcome)
+        _CALLS.labels(label, name, outcome).inc()
+        _CALL_SECONDS.labels(label).observe(time.perf_counter() - began_at)
+        return result
+
+    async def _call(self, user_id: str, name: str, arguments: JsonObject, key: str, span: tracing.Span) -> ToolResult:
         refusal = self._refusal(name, arguments)
         if refusal is not None:
             return refusal
         seconds = self.server.policy.call_seconds(name, self._limits.call_seconds)
-        meta = cast("RequestParamsMeta", {IDEMPOTENCY_META_KEY: key})
+        meta = cast("RequestParamsMeta", {IDEMPOTENCY_META_KEY: key, **(span.headers or {})})
         request = CallToolRequest(params=CallToolRequestParams(name=name, arguments=arguments, _meta=meta))
         exchange = _Exchange(self._transport, self._limits.body_bytes_max)
         is_sent = False
@@ -618,6 +652,13 @@ class _CountedStream(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._response.aclose()
+
+
+def _outcome_of(result: ToolResult) -> str:
+    """For counting."""
+    if result.outcome_unknown:
+        return "unknown"
+    return "ok" if result.error is None else _OUTCOMES[result.error.kind]
 
 
 def _never_sent(result: ToolResult) -> ToolResult:

@@ -278,7 +278,8 @@ class PastStep:
 class ModelRequest:
     """One model round to ask for. `messages` are chat-completions messages, ready to send.
 
-    `parameters` are further fields of the request, named as chat completions name them.
+    `parameters` are further fields of the request, named as chat completions name them. `use` is what the answer is
+    for: one of few words, to count by.
     """
 
     messages: Sequence[JsonObject]
@@ -289,6 +290,7 @@ class ModelRequest:
     output_token_count_max: int | None = None
     parallel_tool_calls: bool = True
     parameters: JsonObject = field(default_factory=dict)
+    use: str = "answer"
 
 
 class Model(Protocol):

@@ -15,6 +15,7 @@ import msgspec
 from shared.db.sabotage import connection_class
 from shared.errors import DatabaseUnavailableError
 from shared.faults import sabotaged
+from shared.metrics import Counter, Gauge
 from shared.observability import get_logger
 
 log = get_logger()
@@ -51,6 +52,11 @@ _SERVER_SETTINGS = {
 }
 
 
+_CONNECTIONS = Gauge("parley_database_connections", "Of the pool to Postgres.", ["state"])
+_CONNECTIONS_MAX = Gauge("parley_database_connections_max", "How many there may be.")
+_UNAVAILABLE_COUNT = Counter("parley_database_unavailable", "Uses of Postgres that failed: away, or too slow.")
+
+
 class UnsafeRoleError(Exception):
     """The database role could step around row level security; the service must not run as it."""
 
@@ -61,6 +67,11 @@ class Database:
     def __init__(self, pool: asyncpg.Pool, acquire_seconds: float) -> None:
         self._pool = pool
         self._acquire_seconds = acquire_seconds
+        self._counts = (
+            _CONNECTIONS.labels("used").follow(lambda: pool.get_size() - pool.get_idle_size()),
+            _CONNECTIONS.labels("idle").follow(pool.get_idle_size),
+            _CONNECTIONS_MAX.labels().follow(pool.get_max_size),
+        )
 
     @classmethod
     async def connect(
@@ -101,11 +112,13 @@ class Database:
             await database._wait_until_up(wait_seconds)
             await database._refuse_unsafe_role()
         except BaseException:
+            database._stop_counting()
             pool.terminate()
             raise
         return database
 
     async def close(self) -> None:
+        self._stop_counting()
         try:
             await asyncio.wait_for(self._pool.close(), 5)
         except TimeoutError:
@@ -154,6 +167,10 @@ class Database:
             await self._pool.release(connection, timeout=5)
         except _UNAVAILABLE:
             _terminate(connection)
+
+    def _stop_counting(self) -> None:
+        for stop in self._counts:
+            stop()
 
     async def _wait_until_up(self, wait_seconds: float) -> None:
         deadline = asyncio.get_running_loop().time() + wait_seconds
@@ -224,6 +241,7 @@ def _translated() -> Iterator[None]:
         if isinstance(error, ValueError):
             raise  # the driver refuses an argument: a bug of ours, not the server's state
         _forget_content(error)
+        _UNAVAILABLE_COUNT.inc()
         log.warning("database_unavailable", cause=type(error).__name__)
         raise DatabaseUnavailableError from error
     except asyncpg.PostgresError as error:
