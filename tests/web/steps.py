@@ -37,6 +37,13 @@ async def sign_in(page: Page, user: str) -> None:
     await box_of(page).wait_for()
 
 
+async def enter_token(page: Page, token: str) -> None:
+    by_token = page.get_by_role("button", name="Use an access token instead")
+    await by_token.click()
+    await page.get_by_label("Access token", exact=True).fill(token)
+    await page.get_by_role("button", name="Sign in", exact=True).click()
+
+
 def box_of(page: Page) -> Locator:
     return page.get_by_label("Message", exact=True)
 

@@ -23,6 +23,12 @@ from tests.web.steps import (
     say,
 )
 
+_ALL_IN_SIGHT = """(menu) => [...menu.querySelectorAll("button, svg")].every((each) => {
+    const { left, right, top, bottom } = each.getBoundingClientRect();
+    return [[left + 1, top + 1], [right - 1, bottom - 1]].every(([x, y]) =>
+        menu.contains(document.elementFromPoint(x, y)));
+})"""
+
 
 async def test_titles_are_there_at_once_get_better_and_stay_where_none_is_made(device: BrowserContext) -> None:
     page = await come_in(device, new_user())
@@ -118,6 +124,12 @@ async def test_a_long_list_comes_in_pages_by_age_and_marks_what_runs_and_what_is
     await expect(rows_of(page)).to_have_count(30)
     await rows_of(page).last.scroll_into_view_if_needed()
     await expect(rows_of(page)).to_have_count(45)
+    for row in (rows_of(page).last, rows_of(page).first):
+        await row.scroll_into_view_if_needed()
+        await row.hover()
+        await row.locator("summary").click()
+        assert await row.locator(".menu").evaluate(_ALL_IN_SIGHT)
+        await page.keyboard.press("Escape")
 
     running = await client.create("[[demo: tokens=300 delay_ms=10]] go", conversation=made[20], background=True)
     row = rows_of(page).filter(has_text="Talk 20")

@@ -8,7 +8,7 @@ from playwright.async_api import BrowserContext, Page, expect
 from deploy.local.places import Places
 from tests.web import axe
 from tests.web.conftest import NewDevice
-from tests.web.steps import answer_of, ask, box_of, come_in, new_user, rows_of, said_in
+from tests.web.steps import answer_of, ask, box_of, choose, come_in, new_user, rows_of, said_in
 
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _SEEN = """() => {
@@ -19,6 +19,18 @@ _SEEN = """() => {
         else for (const name of ["aria-label", "title", "placeholder", "alt"]) seen.add(node.getAttribute(name) ?? "");
     }
     return [...seen].filter(Boolean);
+}"""
+
+_IS_WITHIN = """(element, frame) => {
+    const [inner, outer] = [element, element.closest(frame)].map((each) => each.getBoundingClientRect());
+    return inner.left >= outer.left - 1 && inner.right <= outer.right + 1
+        && inner.top >= outer.top - 1 && inner.bottom <= outer.bottom + 1;
+}"""
+# Where the text itself is, within what it may fill.
+_TEXT_BOX = """(element) => {
+    const range = document.createRange();
+    range.selectNodeContents(element);
+    return [range.getBoundingClientRect().right, element.parentElement.getBoundingClientRect().right];
 }"""
 
 
@@ -33,7 +45,7 @@ async def background_of(page: Page) -> str:
 
 async def test_a_search_leads_to_the_message_even_of_another_branch(new_device: NewDevice) -> None:
     page = await come_in(await new_device(bypass_csp=True), new_user())
-    await ask(page, "[[demo: echo]] The heron stands in the river")
+    await ask(page, "[[demo: echo]] On a grey and rainy morning of a long November, the heron stands in the river")
     for number in range(3):
         await ask(page, f"[[demo: tokens=120]] again {number}")
     await said_in(page).first.hover()
@@ -46,9 +58,10 @@ async def test_a_search_leads_to_the_message_even_of_another_branch(new_device: 
     await page.get_by_role("searchbox").fill("heron")
     hit = rows_of(page).get_by_role("link")
     await expect(hit.locator("mark")).to_have_text("heron")
+    assert await hit.locator("mark").evaluate(_IS_WITHIN, ".row-snippet"), "the match is cut off"
     await hit.click()
     found = page.locator("[data-found]")
-    await expect(found).to_contain_text("The heron stands in the river")
+    await expect(found).to_contain_text("the heron stands in the river")
     await expect(found).to_be_focused()
     await expect(found).to_be_in_viewport()
     assert await axe.violations(page) == []
@@ -105,7 +118,7 @@ async def test_a_chosen_theme_is_there_from_the_first_paint(device: BrowserConte
     assert await page.evaluate("window.early") == "dark"
     assert await background_of(page) == dark
     await page.get_by_role("button", name="Settings").click()
-    await page.get_by_role("radio", name="As on this device").check()
+    await page.get_by_role("radio", name="System").check()
     assert await background_of(page) == light
 
 
@@ -139,6 +152,14 @@ async def test_from_right_to_left_the_page_is_a_mirror_of_itself(new_device: New
     assert middles["bubble"] < centre
     assert middles["send"] < centre
     assert await page.locator(".bubble").evaluate("bubble => getComputedStyle(bubble).direction") == "rtl"
+    # A title of another direction begins at the page's side, too.
+    await choose(rows_of(page).first, "Rename")
+    await page.get_by_label("New title").fill("In English")
+    await page.keyboard.press("Enter")
+    for title in (page.get_by_role("heading", level=1), rows_of(page).locator(".row-title")):
+        await expect(title).to_have_text("In English")
+        text_right, right = await title.evaluate(_TEXT_BOX)
+        assert right - text_right < 80
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

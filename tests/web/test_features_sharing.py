@@ -77,7 +77,7 @@ async def test_feedback_with_its_reason_is_there_after_a_reload_and_can_be_taken
     reason = page.get_by_label("What was wrong with it?")
     await expect(reason).to_be_focused()
     await reason.fill("Too short")
-    async with page.expect_response(lambda answer: answer.url.endswith("/feedback")) as stored:
+    async with page.expect_response(lambda answer: "Too short" in (answer.request.post_data or "")) as stored:
         await reason.press("Enter")
     assert (await (await stored.value).json())["reason"] == "Too short"
     await page.reload()
@@ -108,3 +108,18 @@ async def test_an_answer_that_nobody_saw_is_marked_on_every_device_until_it_is_r
     for tab in (page, other):
         await expect(rows_of(tab).get_by_role("img", name="New answer")).to_have_count(0)
     await expect(box_of(page)).to_be_visible()
+
+
+async def test_an_answer_whose_end_was_seen_is_read_even_if_its_reader_leaves_at_once(
+    new_device: NewDevice, complaints: Complaints
+) -> None:
+    complaints.expect_losses()
+    page = await come_in(await new_device(), new_user())
+    await page.route("**/v1/events", lambda route: route.abort())  # the feed is slower than any reader
+    await page.reload()
+    async with page.expect_response(lambda answer: answer.url.endswith("/read") and answer.ok):
+        await ask(page, "hello")
+    await page.get_by_role("button", name="New conversation").click()
+    await page.reload()
+    await expect(rows_of(page)).to_have_count(1)
+    await expect(rows_of(page).get_by_role("img", name="New answer")).to_have_count(0)

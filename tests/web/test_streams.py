@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from playwright.async_api import BrowserContext, CDPSession, Page, expect
 
 from tests.support.stack import Stack
-from tests.support.tcp import Line
+from tests.support.tcp import Line, Way
 from tests.support.waiting import wait_until
 from tests.web.conftest import Complaints, NewDevice
 from tests.web.steps import (
@@ -39,7 +39,7 @@ async def _grown(page: Page, count: int) -> None:
 
 
 async def _expect_words(page: Page, count: int) -> None:
-    await expect(answer_of(page).locator(".prose")).to_have_text(words(count), timeout=30_000)
+    await expect(answer_of(page).locator(".prose")).to_have_text(words(count))
 
 
 async def test_each_word_comes_once_through_lost_connections_a_reload_a_second_tab_and_another_device(
@@ -88,6 +88,18 @@ async def test_an_answer_is_stopped_from_any_tab_and_what_was_said_stays(device:
     await say(first, "[[demo: echo]] go on")
     await expect(answer_of(first)).to_contain_text("go on")
     await expect(answer_of(second)).to_contain_text("go on")
+
+
+async def test_a_message_that_is_still_on_its_way_can_be_stopped(new_device: NewDevice, line: tuple[str, Line]) -> None:
+    origin, switch = line
+    page = await come_in(await new_device(origin), new_user())
+    switch.freeze(Way.TO_SERVER)
+    await say(page, "[[demo: fault=endless delay_ms=20]] go")
+    await expect(said_in(page)).to_contain_text("Sending…")
+    await page.get_by_role("button", name="Stop", exact=True).click()
+    switch.mend()
+    await expect(answer_of(page).get_by_text("Stopped", exact=True)).to_be_visible()
+    await at_rest(page)
 
 
 async def test_an_answer_goes_on_when_its_gateway_was_killed_and_the_page_says_that_it_looks_for_it(

@@ -17,11 +17,10 @@ from playwright.async_api import Browser, BrowserContext, Frame, FrameLocator, L
 from deploy.local.ports import LOOPBACK
 from tests.support.stack import JWT_SECRET, Stack, token_of
 from tests.support.waiting import wait_until
-from tests.web.conftest import Complaints
+from tests.web import axe
+from tests.web.conftest import WAIT_MS, Complaints
 
 _ROOT = Path(__file__).parents[2]
-_AXE = _ROOT / "web/node_modules/axe-core/axe.min.js"
-_WAIT_MS = 20_000.0
 _PHONE = {"viewport": {"width": 375, "height": 667}, "has_touch": True, "is_mobile": True}
 _LOADER_BYTES_MAX = 2 * 1024
 
@@ -80,7 +79,7 @@ async def visit(
     async def go(device: dict[str, object] | None = None, **attributes: str) -> Page:
         context = await browser.new_context(**{"locale": "en-GB", "base_url": shop, **(device or {})})  # type: ignore[arg-type]
         contexts.append(context)
-        context.set_default_timeout(_WAIT_MS)
+        context.set_default_timeout(WAIT_MS)
         await context.route("**/parley-token", visitor.give_token)
         page = await context.new_page()
         complaints.listen(page, shop, stack.gateway().url)
@@ -125,12 +124,6 @@ async def open_widget(page: Page) -> None:
 async def ask(page: Page, text: str) -> None:
     await box_of(page).fill(text)
     await box_of(page).press("Enter")
-
-
-async def axe_finds(frame: Frame | Page) -> list[str]:
-    await frame.evaluate(_AXE.read_text())
-    found = await frame.evaluate("async () => (await axe.run(document, {iframes: false})).violations")
-    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found]
 
 
 def test_the_loader_is_no_burden_for_a_host_page(built_page: Path) -> None:
@@ -314,7 +307,8 @@ async def test_by_keyboard_alone_it_is_opened_used_and_left(visit: Visit) -> Non
     await expect(panel_of(page)).to_have_accessible_name("Fern & Fig")
 
     await widget_of(page).get_by_role("button", name="Show conversations").press("Enter")
-    await expect(widget_of(page).get_by_role("navigation")).to_be_visible()
+    in_list = widget_of(page).get_by_role("navigation")
+    await expect(in_list.get_by_role("button", name="New conversation")).to_be_focused()
     await page.keyboard.press("Escape")  # leaves the list first
     await expect(widget_of(page).get_by_role("navigation")).to_have_count(0)
     await expect(panel_of(page)).to_be_visible()
@@ -326,8 +320,18 @@ async def test_by_keyboard_alone_it_is_opened_used_and_left(visit: Visit) -> Non
 async def test_an_answer_that_comes_while_it_is_closed_is_counted_on_the_button(visit: Visit) -> None:
     page = await visit()
     await open_widget(page)
-    await ask(page, "[[demo: tokens=20 first_delay_ms=1500]] tell me")
+    is_closed = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await is_closed.wait()
+        await route.continue_()
+
+    # Over before anybody could close it, an answer is none that came while it was closed.
+    await page.route("**/v1/responses/*stream=true*", hold)
+    await ask(page, "[[demo: tokens=20]] tell me")
     await box_of(page).press("Escape")
+    await expect(panel_of(page)).to_be_hidden()
+    is_closed.set()
     badge = page.locator("parley-widget b")
     await expect(badge).to_have_text("1")
     await expect(button_of(page)).to_have_accessible_name("Open chat 1 new answer")
@@ -340,13 +344,13 @@ async def test_an_answer_that_comes_while_it_is_closed_is_counted_on_the_button(
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_nothing_is_found_by_axe_closed_and_open_and_the_accent_is_the_hosts(visit: Visit, theme: str) -> None:
     page = await visit(theme=theme, accent="#f2c14e", position="left")
-    assert await axe_finds(page) == []
+    assert await axe.violations(page) == []
     await open_widget(page)
-    assert await axe_finds(frame_of(page)) == []
+    assert await axe.violations(frame_of(page)) == []
     await ask(page, "add a task: water the fig")
     await expect(answer_of(page)).to_contain_text("I added")
-    assert await axe_finds(page) == []
-    assert await axe_finds(frame_of(page)) == []
+    assert await axe.violations(page) == []
+    assert await axe.violations(frame_of(page)) == []
     look = await frame_of(page).evaluate("[getComputedStyle(document.body).colorScheme, document.body.style.length]")
     assert look == [theme, 0]
     assert await button_of(page).evaluate("button => getComputedStyle(button).backgroundColor") == "rgb(242, 193, 78)"

@@ -25,8 +25,12 @@ export const de: Catalogue = {
     useToken: "Stattdessen ein Zugangstoken verwenden",
     useName: "Stattdessen mit einem Namen anmelden",
     refusedName: "Dieser Name wurde nicht angenommen. Erlaubt sind Buchstaben, Ziffern, Punkte und Bindestriche.",
+    nameNotHere: "Unter dieser Adresse genügt ein Name nicht. Verwenden Sie ein Zugangstoken.",
     refusedToken: "Das ist kein Zugangstoken. Es besteht aus drei Teilen mit Punkten dazwischen.",
     unreachable: "Parley antwortet nicht. Neuer Versuch …",
+    awayTitle: "Parley antwortet nicht",
+    awayText: "Alle paar Sekunden wird neu gefragt. Was Sie geschrieben haben, bleibt in diesem Browser.",
+    tryNow: "Jetzt versuchen",
   },
 
   list: {
@@ -71,7 +75,7 @@ export const de: Catalogue = {
   },
 
   welcome: {
-    title: (user) => `Was kann ich für Sie tun, ${user}?`,
+    title: (name) => (name ? `Was kann ich für Sie tun, ${name}?` : "Was kann ich für Sie tun?"),
     lead: "Fragen Sie, was Sie möchten, oder beginnen Sie hiermit.",
     starters: ["Neue Aufgabe: Milch kaufen", "Was steht auf meiner Liste?", "Was kannst du?", "Plane mit mir die Woche"],
   },
@@ -134,7 +138,7 @@ export const de: Catalogue = {
     result: "Ergebnis",
     error: "Fehler",
     nothing: "Nichts",
-    of: (server) => `von ${server}`,
+    of: (server) => `Von „${server}“, mit:`,
     approvalTitle: (name) => `Darf ich „${name}“ verwenden?`,
     allow: "Erlauben",
     refuse: "Ablehnen",
@@ -211,7 +215,7 @@ export const de: Catalogue = {
     title: "Einstellungen",
     open: "Einstellungen",
     theme: "Darstellung",
-    themes: { system: "Wie auf diesem Gerät", light: "Hell", dark: "Dunkel" },
+    themes: { system: "System", light: "Hell", dark: "Dunkel" },
     language: "Sprache",
     ownLanguage: "Wie in diesem Browser",
   },

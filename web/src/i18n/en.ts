@@ -26,8 +26,12 @@ export const en = {
     useToken: "Use an access token instead",
     useName: "Sign in with a name instead",
     refusedName: "That name was not accepted. Take letters, digits, dots and dashes.",
+    nameNotHere: "By this address nobody comes in with a name alone. Use an access token.",
     refusedToken: "That is no access token. It has three parts, with dots between them.",
     unreachable: "Parley does not answer. Trying again…",
+    awayTitle: "Parley does not answer",
+    awayText: "It is asked again every few seconds. What you wrote is kept in this browser.",
+    tryNow: "Try now",
   },
 
   list: {
@@ -72,7 +76,7 @@ export const en = {
   },
 
   welcome: {
-    title: (user: string) => `What can I do for you, ${user}?`,
+    title: (name: string) => (name ? `What can I do for you, ${name}?` : "What can I do for you?"),
     lead: "Ask anything, or begin with one of these.",
     starters: ["Add a task: buy milk", "What is on my list?", "What can you do?", "Plan my week with me"],
   },
@@ -135,7 +139,7 @@ export const en = {
     result: "Result",
     error: "Error",
     nothing: "Nothing",
-    of: (server: string) => `of ${server}`,
+    of: (server: string) => `From “${server}”, with:`,
     approvalTitle: (name: string) => `May I use “${name}”?`,
     allow: "Allow",
     refuse: "Refuse",
@@ -212,7 +216,7 @@ export const en = {
     title: "Settings",
     open: "Settings",
     theme: "Appearance",
-    themes: { system: "As on this device", light: "Light", dark: "Dark" },
+    themes: { system: "System", light: "Light", dark: "Dark" },
     language: "Language",
     ownLanguage: "As in this browser",
   },

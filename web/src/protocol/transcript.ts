@@ -54,6 +54,11 @@ export function openTurn(transcript: Transcript): Turn | undefined {
   return transcript.find(isOpen);
 }
 
+/** What stopping stops: what is being answered, else what is on its way to it. */
+export function runningTurn(transcript: Transcript): Turn | undefined {
+  return openTurn(transcript) ?? transcript.find((turn) => turn.status === "sending");
+}
+
 /** The response that a new message follows. */
 export function headOf(transcript: Transcript): string | null {
   return transcript.findLast((turn) => turn.responseId !== null)?.responseId ?? null;

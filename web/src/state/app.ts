@@ -59,6 +59,7 @@ export class App {
   private hiddenTimer: ReturnType<typeof setTimeout> | undefined;
   private noticeId = 0;
   private isShown = true;
+  private entering: ReturnType<typeof setTimeout> | undefined;
   private firstReading: ReturnType<typeof setTimeout> | undefined;
   /** A shared conversation that is to be copied as soon as somebody is signed in. */
   private tokenToCopy: string | null = null;
@@ -89,6 +90,7 @@ export class App {
 
   /** Whoever the gateway knows comes in. */
   async enter(): Promise<void> {
+    clearTimeout(this.entering);
     try {
       const door = await this.session.open();
       this.store.set({ isDevLoginOffered: door.isDevLoginOffered });
@@ -96,7 +98,8 @@ export class App {
       else this.store.set({ session: "signed out" });
     } catch {
       if (this.store.get().session !== "signed in") this.store.set({ session: "unreachable" });
-      setTimeout(() => void this.enter(), AGAIN_MS);
+      clearTimeout(this.entering);
+      this.entering = setTimeout(() => void this.enter(), AGAIN_MS);
     }
   }
 
@@ -260,6 +263,7 @@ export class App {
       },
       onOpened: (conversation) => this.changed(conversation),
       onToolRun: () => void tasks.reload(),
+      onAnswered: (id) => this.seen(id),
       onStream: (state) => this.streamIs("response", state),
       onExpired: () => this.expired(),
     });
@@ -347,6 +351,11 @@ export class App {
     if (isSeen && conversation.isUnread) void this.api.markRead(conversation.id).catch(() => undefined);
     this.signed?.conversations.put(isSeen ? { ...conversation, isUnread: false } : conversation);
     this.signed?.thread.renamed(conversation);
+  }
+
+  /** Its end was shown here. Said at once, as its reader may leave before the feed tells of it. */
+  private seen(conversationId: string): void {
+    if (this.isLookedAt) void this.api.markRead(conversationId).catch(() => undefined);
   }
 
   private expired(): void {

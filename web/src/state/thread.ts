@@ -9,6 +9,7 @@ import {
   openTurn,
   prepended,
   refreshed,
+  runningTurn,
   saidIn,
   settled,
   type Transcript,
@@ -36,6 +37,7 @@ import { type Api, type ResponseBody, streamPath } from "../transport/api";
 import { Frames } from "../transport/frames";
 import { follow, type StreamState } from "../transport/stream";
 import type { Unsent } from "./kept";
+import { newId } from "./ids";
 import { type Found, NEW_THREAD, type Problem, type State, type ThreadState } from "./model";
 import type { Outbox } from "./outbox";
 import { problemOf } from "./problems";
@@ -50,6 +52,8 @@ export interface ThreadEvents {
   readonly onBegun: (conversationId: string) => void;
   /** A tool of a server has done something. */
   readonly onToolRun: () => void;
+  /** The end of an answer is shown. */
+  readonly onAnswered: (conversationId: string) => void;
   /** It is shown now. */
   readonly onOpened: (conversation: Conversation) => void;
   readonly onStream: (state: StreamState | "none") => void;
@@ -62,6 +66,8 @@ export class Thread {
   private isPaused = false;
   /** While a conversation is being read: whether something happened since, so that it has to be read again. */
   private opening: { isStale: boolean } | null = null;
+  /** Turns that were to be stopped before the gateway had a name for them. */
+  private readonly unwanted = new Set<string>();
   private oldestItemId: string | null = null;
   private tree: readonly TreeResponse[] = [];
 
@@ -208,7 +214,7 @@ export class Thread {
     const { transcript } = this.state;
     const asking = transcript.find((turn) => turn.output.some((item) => item.id === requestId));
     if (!asking?.responseId) return;
-    const item: Item = { type: "approval_answer", id: crypto.randomUUID(), requestId, isApproved };
+    const item: Item = { type: "approval_answer", id: newId(), requestId, isApproved };
     const input = [{ type: "mcp_approval_response", approval_request_id: requestId, approve: isApproved }];
     this.begin("", [item], { model: agentId, input, previous_response_id: asking.responseId }, null, transcript);
   }
@@ -226,10 +232,11 @@ export class Thread {
     return turn ? saidIn(turn) : "";
   }
 
-  /** Stop what is being answered. It ends by its stream, here and in every other tab. */
+  /** Stop what is being answered, or on its way. It ends by its stream, here and in every other tab. */
   async stop(turnId?: string): Promise<void> {
     const { transcript } = this.state;
-    const turn = turnId ? transcript.find((each) => each.id === turnId) : openTurn(transcript);
+    const turn = turnId ? transcript.find((each) => each.id === turnId) : runningTurn(transcript);
+    if (turn?.status === "sending") this.unwanted.add(turn.id);
     if (turn?.responseId && isOpen(turn)) await this.api.cancelResponse(turn.responseId);
   }
 
@@ -278,6 +285,7 @@ export class Thread {
   }
 
   acceptedAs(key: string, response: WireResponse): void {
+    if (this.unwanted.delete(key)) void this.api.cancelResponse(response.id).catch(() => undefined);
     if (!this.state.transcript.some((turn) => turn.id === key)) return;
     this.show({ transcript: accepted(this.state.transcript, key, response) });
     if (this.state.conversationId === null && response.conversationId) {
@@ -288,6 +296,7 @@ export class Thread {
   }
 
   failedFor(key: string, problem: Problem): void {
+    this.unwanted.delete(key);
     if (!this.state.transcript.some((turn) => turn.id === key)) return;
     const problems = new Map(this.state.problems).set(key, problem);
     this.show({ problems, transcript: changed(this.state.transcript, key, (turn) => ({ ...turn, status: "unsent" })) });
@@ -322,7 +331,7 @@ export class Thread {
     before: Transcript,
     beside: readonly string[] = [],
   ): void {
-    const key = crypto.randomUUID();
+    const key = newId();
     const { conversationId, sendCount } = this.state;
     const parentId = typeof body["previous_response_id"] === "string" ? body["previous_response_id"] : null;
     const turn = newTurn(key, input, parentId, Date.now() / 1000, beside);
@@ -405,6 +414,7 @@ export class Thread {
     }).catch(() => null);
     if (end === null || this.stream?.responseId !== responseId) return;
     frames.flush();
+    if (end === "ended" && this.state.conversationId) this.events.onAnswered(this.state.conversationId);
     // The response was deleted; what was said stays.
     if (end === "gone") this.show({ transcript: settled(this.state.transcript, responseId) });
     this.stream = null;
@@ -436,7 +446,7 @@ function turnOfUnsent(unsent: Unsent): Turn {
 }
 
 function messageItem(text: string, attachments: readonly Attachment[]): MessageItem {
-  return { type: "message", id: crypto.randomUUID(), role: "user", status: "completed", text, attachments };
+  return { type: "message", id: newId(), role: "user", status: "completed", text, attachments };
 }
 
 /** What is sent for a message: its text, if that is all. */

@@ -3,6 +3,7 @@
 import type { Attachment } from "../protocol/wire";
 import type { Api } from "../transport/api";
 import { Refused } from "../transport/client";
+import { newId } from "./ids";
 import type { State } from "./model";
 import type { Store } from "./store";
 
@@ -57,7 +58,7 @@ export class Uploads {
       const kind = await kindOf(file);
       const fault = isTooMany ? "too many" : faultOf(file, kind, taken);
       const upload: Upload = {
-        id: crypto.randomUUID(),
+        id: newId(),
         conversationId,
         name: file.name,
         bytes: file.size,

@@ -1,7 +1,7 @@
 /** Who is signed in: by the gateway's cookie, or by an access token that was pasted. */
 
 import { record } from "../protocol/wire";
-import type { Credentials } from "./client";
+import { type Credentials, Refused } from "./client";
 
 const TOKEN_KEY = "parley.token"; // of this tab alone: a closed tab forgets it
 const CSRF_HEADER = "x-csrf-token";
@@ -20,6 +20,7 @@ export interface Door {
 export interface SignIn extends Credentials {
   /** Who this is, as far as is known. Throws where nobody can be asked. */
   open(): Promise<Door>;
+  /** Null: no such name. Throws Refused where nobody may come in so. */
   signInLocally(user: string): Promise<Identity | null>;
   signInWith(token: string): Identity | null;
   signOut(): Promise<void>;
@@ -63,6 +64,7 @@ export class Session implements SignIn {
       headers: { "content-type": "application/json" },
       body: JSON.stringify({ user_id: user }),
     });
+    if (answer.status === 403) throw new Refused(403, "origin_not_allowed", "", null, null);
     return answer.ok ? this.enter(record(await answer.json().catch(() => null))) : null;
   }
 

@@ -2,7 +2,7 @@
 
 import { type ReactNode, useEffect, useRef, useState } from "react";
 
-import { isOpen, openTurn } from "../protocol/transcript";
+import { isOpen, runningTurn } from "../protocol/transcript";
 import { isRepeatable } from "../state/thread";
 import { useWords } from "../i18n";
 import { UploadList } from "./attachments";
@@ -17,7 +17,7 @@ export function Composer({ putBack }: { readonly putBack: { readonly text: strin
   const app = useApp();
   const conversationId = useShown((state) => state.thread.conversationId);
   const phase = useShown((state) => state.thread.phase);
-  const isRunning = useShown((state) => openTurn(state.thread.transcript) !== undefined);
+  const isRunning = useShown((state) => runningTurn(state.thread.transcript) !== undefined);
   const hasAgent = useShown((state) => state.agentId !== null);
   const draft = useDraft(conversationId);
   const { text, setText, take } = draft;
@@ -27,6 +27,11 @@ export function Composer({ putBack }: { readonly putBack: { readonly text: strin
     // On a phone the keyboard would cover what was just opened.
     if (matchMedia("(hover: hover)").matches) box.current?.focus();
   }, [conversationId]);
+  // What was pressed to send something, such as "Try again", is often gone then, and the focus with it.
+  const sendCount = useShown((state) => state.thread.sendCount);
+  useEffect(() => {
+    if (sendCount > 0 && document.activeElement === document.body && matchMedia("(hover: hover)").matches) box.current?.focus();
+  }, [sendCount]);
   useEffect(() => {
     if (!putBack) return;
     setText(putBack.text);

@@ -11,11 +11,17 @@ export interface Choice {
   readonly isDangerous?: boolean;
 }
 
-/** Closed by a choice, by Escape, and by a click anywhere else. */
+/** Closed by a choice, by Escape, and by a click anywhere else. Opens upwards where there is no room below. */
 export function Menu({ label, choices, className = "" }: { readonly label: string; readonly choices: readonly Choice[]; readonly className?: string }): ReactNode {
   const menu = useRef<HTMLDetailsElement>(null);
   const close = (): void => {
     if (menu.current) menu.current.open = false;
+  };
+  const place = (): void => {
+    const shown = menu.current?.querySelector<HTMLElement>(".menu");
+    if (!menu.current?.open || !shown) return;
+    const end = (menu.current.closest(".list") ?? document.documentElement).getBoundingClientRect().bottom;
+    shown.classList.toggle("upwards", menu.current.getBoundingClientRect().bottom + shown.offsetHeight > end);
   };
   useEffect(() => {
     const onPointer = (event: Event): void => {
@@ -28,6 +34,7 @@ export function Menu({ label, choices, className = "" }: { readonly label: strin
     <details
       className={`menu-of ${className}`}
       ref={menu}
+      onToggle={place}
       onKeyDown={(event) => {
         if (event.key !== "Escape" || !menu.current?.open) return;
         event.preventDefault();

@@ -10,7 +10,7 @@ import { Later, type LaterName } from "./later";
 import { Menu } from "./menu";
 import { IconButton } from "./parts";
 import { Sidebar } from "./sidebar";
-import { SignIn } from "./signin";
+import { Away, SignIn } from "./signin";
 import { TasksPanel } from "./tasks";
 import { ThreadView } from "./thread";
 
@@ -29,7 +29,7 @@ export function Page(): ReactNode {
   if (session === "starting") return null;
   if (session === "signed in" || (session === "expired" && !isSigningIn))
     return <Desk key={userId} onSignIn={() => setSigningIn(true)} />;
-  return <SignIn />;
+  return session === "unreachable" ? <Away /> : <SignIn />;
 }
 
 function nothing(): void {}
@@ -41,6 +41,13 @@ function Desk({ onSignIn }: { readonly onSignIn: () => void }): ReactNode {
   const hasBox = useShown((state) => state.thread.phase !== "gone");
   const [dialog, setDialog] = useState<LaterName | null>(null);
   const help = useRef<HTMLDialogElement>(null);
+  const isNarrow = useMedia(NARROW);
+  const isCovered = isNarrow && (isListOpen || areTasksOpen);
+  const uncover = useCallback((): void => {
+    setListOpen(false);
+    setTasksOpen(false);
+  }, []);
+  useUncovered(isCovered, uncover);
   const closeIfNarrow = useCallback(() => {
     if (matchMedia(NARROW).matches) setListOpen(false);
   }, []);
@@ -57,11 +64,13 @@ function Desk({ onSignIn }: { readonly onSignIn: () => void }): ReactNode {
       )}
       {isListOpen && (
         <>
-          <Sidebar onChosen={closeIfNarrow} onSettings={() => setDialog("settings")} />
-          <button type="button" className="backdrop" aria-label={words.list.hide} onClick={() => setListOpen(false)} />
+          <Drawer label={words.list.title} isModal={isCovered}>
+            <Sidebar onChosen={closeIfNarrow} onSettings={() => setDialog("settings")} />
+          </Drawer>
+          <button type="button" className="backdrop" aria-label={words.list.hide} onClick={uncover} />
         </>
       )}
-      <div className="middle">
+      <div className="middle" inert={isCovered}>
         <header className="top">
           <IconButton icon="menu" label={isListOpen ? words.list.hide : words.list.show} isExpanded={isListOpen} onClick={() => setListOpen(!isListOpen)} />
           <Title />
@@ -72,7 +81,14 @@ function Desk({ onSignIn }: { readonly onSignIn: () => void }): ReactNode {
         <Banner onSignIn={onSignIn} />
         <ThreadView />
       </div>
-      {areTasksOpen && <TasksPanel onClose={() => setTasksOpen(false)} />}
+      {areTasksOpen && (
+        <>
+          <Drawer label={words.tasks.title} isModal={isCovered}>
+            <TasksPanel onClose={() => setTasksOpen(false)} />
+          </Drawer>
+          <button type="button" className="backdrop" aria-label={words.tasks.hide} onClick={uncover} />
+        </>
+      )}
       <Notices />
       {dialog && <Later name={dialog} onClose={() => setDialog(null)} />}
       <Help dialog={help} />
@@ -85,14 +101,57 @@ function Desk({ onSignIn }: { readonly onSignIn: () => void }): ReactNode {
   }
 }
 
+/** A part of the page that lies over the rest where there is no room beside it; `isModal`: it does, now. */
+export function Drawer({ label, isModal, children }: { readonly label: string; readonly isModal: boolean; readonly children: ReactNode }): ReactNode {
+  const role = isModal ? ({ role: "dialog", "aria-modal": true, "aria-label": label } as const) : {};
+  return (
+    <div className="drawer" {...role}>
+      {children}
+    </div>
+  );
+}
+
+/** Whether the screen is like that, now. */
+function useMedia(query: string): boolean {
+  const [isSo, setSo] = useState(() => matchMedia(query).matches);
+  useEffect(() => {
+    const media = matchMedia(query);
+    const onChange = (): void => setSo(media.matches);
+    onChange();
+    media.addEventListener("change", onChange);
+    return () => media.removeEventListener("change", onChange);
+  }, [query]);
+  return isSo;
+}
+
+/** On a small screen a drawer takes the focus from what it covers; Escape closes it, and the focus goes back. */
+export function useUncovered(isCovered: boolean, uncover: () => void): void {
+  useEffect(() => {
+    if (!isCovered) return;
+    const before = document.activeElement;
+    document.querySelector<HTMLElement>(":is(.sidebar, .tasks) button")?.focus({ preventScroll: true });
+    const onKey = (event: KeyboardEvent): void => {
+      if (event.key !== "Escape" || event.defaultPrevented || document.querySelector("dialog[open]")) return;
+      if (!(event.target instanceof Element && event.target.matches("#search, .rename"))) uncover();
+    };
+    addEventListener("keydown", onKey);
+    return () => {
+      removeEventListener("keydown", onKey);
+      if (before instanceof HTMLElement && document.activeElement === document.body) before.focus({ preventScroll: true });
+    };
+  }, [isCovered, uncover]);
+}
+
 function Title(): ReactNode {
   const words = useWords();
   const id = useShown((state) => state.thread.conversationId);
   const title = useShown((state) => state.thread.title);
   const listed = useShown((state) => state.list.conversations.find((each) => each.id === id)?.title);
-  const shown = id === null ? words.list.newConversation : listed || title || words.list.untitled;
+  const phase = useShown((state) => state.thread.phase);
+  const isElsewhere = phase === "gone" || phase === "failed";
+  const shown = id === null ? words.list.newConversation : listed || title || (isElsewhere ? words.product : words.list.untitled);
   useEffect(() => {
-    document.title = id === null ? words.product : `${shown} – ${words.product}`;
+    document.title = id === null || shown === words.product ? words.product : `${shown} – ${words.product}`;
   }, [id, shown, words]);
   return (
     <h1 className="title" dir="auto">
@@ -220,7 +279,8 @@ function useShortcuts(openList: () => void, openHelp: () => void): void {
         openList();
         requestAnimationFrame(() => document.getElementById("search")?.focus());
       } else if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("dialog[open]")) {
-        if (!(event.target instanceof HTMLElement && event.target.id === "search")) void app.stop();
+        const isOverThread = document.querySelector(".middle[inert]") !== null;
+        if (!isOverThread && !(event.target instanceof HTMLElement && event.target.id === "search")) void app.stop();
       } else if (event.key === "?" && !isTyping) {
         openHelp();
       }

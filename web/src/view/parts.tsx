@@ -3,6 +3,8 @@
 import { type ReactNode, useEffect, useRef, useState } from "react";
 
 import { useWords } from "../i18n";
+import { copyText } from "./clipboard";
+import { useApp } from "./context";
 import { Icon, type IconName } from "./icons";
 
 interface IconButtonProps {
@@ -38,11 +40,12 @@ const COPIED_MS = 2_000;
 /** Copies text, and says so for a moment. */
 export function CopyButton({ text, label }: { readonly text: string; readonly label: string }): ReactNode {
   const words = useWords();
+  const app = useApp();
   const [isCopied, setCopied] = useState(false);
   const timer = useRef<ReturnType<typeof setTimeout>>(undefined);
   useEffect(() => () => clearTimeout(timer.current), []);
   const copy = async (): Promise<void> => {
-    await navigator.clipboard.writeText(text);
+    await copyText(text);
     setCopied(true);
     clearTimeout(timer.current);
     timer.current = setTimeout(() => setCopied(false), COPIED_MS);
@@ -51,7 +54,7 @@ export function CopyButton({ text, label }: { readonly text: string; readonly la
     <IconButton
       icon={isCopied ? "check" : "copy"}
       label={isCopied ? words.message.copied : label}
-      onClick={() => void copy().catch(() => undefined)}
+      onClick={() => void copy().catch(() => app.notify("failed", ""))}
     />
   );
 }

@@ -2,7 +2,7 @@
 
 import { memo, type ReactNode, useEffect, useRef, useState } from "react";
 
-import type { Conversation } from "../protocol/wire";
+import type { Conversation, Match } from "../protocol/wire";
 import { addressOf } from "../state/app";
 import { ageOf, useLanguage, useWords } from "../i18n";
 import { useApp, useShown } from "./context";
@@ -52,7 +52,7 @@ export function Sidebar({ onChosen, onSettings }: { readonly onChosen: () => voi
       </header>
       <List onChosen={onChosen} />
       <footer>
-        <button type="button" className="link" aria-pressed={list.isArchived} onClick={() => app.parts.conversations.showArchive(!list.isArchived)}>
+        <button type="button" className="link" onClick={() => app.parts.conversations.showArchive(!list.isArchived)}>
           <Icon name={list.isArchived ? "chevronLeft" : "archive"} />
           {list.isArchived ? words.list.backToList : words.list.archive}
         </button>
@@ -93,6 +93,12 @@ function List({ onChosen }: { readonly onChosen: () => void }): ReactNode {
       <p className="unseen" role="status">
         {isSearch ? words.list.hits(conversations.length) : ""}
       </p>
+      {isArchived && (
+        <p className="archive-title">
+          <Icon name="archive" />
+          {words.list.archive}
+        </p>
+      )}
       {conversations.length === 0 && <p className="empty">{isSearch ? words.list.noHits(search.trim()) : isArchived ? words.list.emptyArchive : words.list.empty}</p>}
       <ul>
         {conversations.map((conversation) => {
@@ -110,6 +116,15 @@ function List({ onChosen }: { readonly onChosen: () => void }): ReactNode {
       {hasMore && <div key={conversations.length} ref={end} className="more-below" />}
     </div>
   );
+}
+
+const LEAD_CHARS = 24;
+
+/** The snippet from shortly before its first match on, so that the match is among what there is room for. */
+function closer(snippet: Match["snippet"]): Match["snippet"] {
+  const [first, ...rest] = snippet;
+  if (!first || first.isMatch || first.text.length <= LEAD_CHARS) return snippet;
+  return [{ ...first, text: `…${first.text.slice(-LEAD_CHARS).replace(/^\S*\s/, "")}` }, ...rest];
 }
 
 interface RowProps {
@@ -132,7 +147,7 @@ const Row = memo(function Row({ conversation, isOpen, onChosen }: RowProps): Rea
         </span>
         {match && (
           <span className="row-snippet" dir="auto">
-            {match.snippet.map(({ text, isMatch }, index) => (isMatch ? <mark key={index}>{text}</mark> : text))}
+            {closer(match.snippet).map(({ text, isMatch }, index) => (isMatch ? <mark key={index}>{text}</mark> : text))}
           </span>
         )}
         {conversation.runningResponseId ? (

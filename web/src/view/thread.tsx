@@ -107,13 +107,16 @@ function Elsewhere({ title, text, action, onAction }: Readonly<Record<"title" | 
   );
 }
 
+/** What people are called, and not what a database calls them. */
+const NAME = /^\p{L}[\p{L}'’. -]{0,29}$/u;
+
 function Welcome(): ReactNode {
   const words = useWords();
   const app = useApp();
   const userId = useShown((state) => state.userId);
   return (
     <section className="welcome">
-      <h2>{words.welcome.title(userId)}</h2>
+      <h2>{words.welcome.title(NAME.test(userId) ? userId : "")}</h2>
       <p>{words.welcome.lead}</p>
       <ul>
         {words.welcome.starters.map((starter) => (

@@ -78,6 +78,11 @@ function UserMessage({ message, turn, problem, isBusy, foundItemId, onDiscarded 
         </div>
       )}
       <footer>
+        <span className="actions">
+          {turn.responseId && <time dateTime={new Date(turn.createdAt * 1000).toISOString()}>{timeOf(language, turn.createdAt)}</time>}
+          <CopyButton text={message.text} label={words.message.copy} />
+          {canEdit && <IconButton icon="edit" label={words.message.edit} onClick={() => app.parts.thread.edit(turn.id)} />}
+        </span>
         {turn.siblingIds.length > 1 && turn.responseId && <Versions turn={turn} isBusy={isBusy} />}
         {turn.status === "sending" && <span className="note">{words.message.sending}</span>}
         {turn.status === "queued" && (
@@ -88,11 +93,6 @@ function UserMessage({ message, turn, problem, isBusy, foundItemId, onDiscarded 
             </button>
           </>
         )}
-        <span className="actions">
-          {turn.responseId && <time dateTime={new Date(turn.createdAt * 1000).toISOString()}>{timeOf(language, turn.createdAt)}</time>}
-          <CopyButton text={message.text} label={words.message.copy} />
-          {canEdit && <IconButton icon="edit" label={words.message.edit} onClick={() => app.parts.thread.edit(turn.id)} />}
-        </span>
       </footer>
       {turn.status === "unsent" && problem && (
         <div className="problem" role="alert">
@@ -100,11 +100,13 @@ function UserMessage({ message, turn, problem, isBusy, foundItemId, onDiscarded 
             <strong>{words.message.notSent}.</strong> {words.problems[problem.kind]} {problem.kind === "refused" || problem.kind === "limited" ? problem.message : ""}
             {problem.retryAt !== null && ` ${words.problems.againAt(timeOf(language, problem.retryAt / 1000))}`}
           </p>
-          {problem.requestId && problem.kind !== "limited" && <p className="reference">{words.message.reference(problem.requestId)}</p>}
+          {problem.requestId && problem.kind !== "limited" && problem.kind !== "expired" && <p className="reference">{words.message.reference(problem.requestId)}</p>}
           <p className="buttons">
-            <button type="button" onClick={() => app.parts.thread.retry(turn.id)}>
-              {words.tryAgain}
-            </button>
+            {problem.kind !== "expired" && (
+              <button type="button" onClick={() => app.parts.thread.retry(turn.id)}>
+                {words.tryAgain}
+              </button>
+            )}
             <button type="button" className="link" onClick={() => onDiscarded(app.parts.thread.discard(turn.id))}>
               {words.message.discard}
             </button>

@@ -1,11 +1,11 @@
 /** The widget: one conversation within another page, with the way to the others. */
 
-import { type ReactNode, useEffect, useState } from "react";
+import { type ReactNode, useCallback, useEffect, useState } from "react";
 
 import { useWords } from "../i18n";
 import { useApp, useShown } from "./context";
 import { IconButton, Skeleton } from "./parts";
-import { Banner, Notices } from "./page";
+import { Banner, Drawer, Notices, useUncovered } from "./page";
 import { Sidebar } from "./sidebar";
 import { ThreadView } from "./thread";
 
@@ -24,18 +24,22 @@ export function Widget({ title, agent, onClose }: WidgetProps): ReactNode {
   const userId = useShown((state) => state.userId);
   const [isListOpen, setListOpen] = useState(false);
   const hasDesk = session === "signed in" || session === "expired";
+  const isCovered = hasDesk && isListOpen;
+  useUncovered(isCovered, useCallback(() => setListOpen(false), []));
   useAgent(agent);
   useEscape(isListOpen ? () => setListOpen(false) : onClose);
   const heading = title ?? words.product;
   return (
     <div className="desk widget">
-      {hasDesk && isListOpen && (
+      {isCovered && (
         <>
-          <Sidebar onChosen={() => setListOpen(false)} onSettings={() => undefined} />
+          <Drawer label={words.list.title} isModal>
+            <Sidebar onChosen={() => setListOpen(false)} onSettings={() => undefined} />
+          </Drawer>
           <button type="button" className="backdrop" aria-label={words.list.hide} onClick={() => setListOpen(false)} />
         </>
       )}
-      <div className="middle">
+      <div className="middle" inert={isCovered}>
         <header className="top">
           {hasDesk && <IconButton icon="menu" label={isListOpen ? words.list.hide : words.list.show} isExpanded={isListOpen} onClick={() => setListOpen(!isListOpen)} />}
           <h1 className="title" dir="auto" tabIndex={-1}>
