@@ -27,7 +27,9 @@ async def connected(database_urls: Mapping[str, str]) -> AsyncIterator[Connected
 @asynccontextmanager
 async def connected_to(database_urls: Mapping[str, str]) -> AsyncIterator[Connected]:
     opened = [
-        await Database.connect(database_urls[role], application_name="test", pool_size=4)
+        await Database.connect(
+            database_urls[role], application_name="test", pool_size=4, plans_once=role == "parley_worker"
+        )
         for role in ("parley_gateway", "parley_worker", "parley_persistence")
     ]
     gateway, worker, persistence = opened

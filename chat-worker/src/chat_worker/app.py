@@ -194,6 +194,7 @@ async def _open(
             settings.database_url.get_secret_value(),
             application_name="chat-worker",
             pool_size=settings.database_pool_size,
+            plans_once=True,
         )
         stack.push_async_callback(database.close)
 

@@ -288,8 +288,9 @@ async def _store(
 
 
 async def _extend(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
-    """Append the new events and move the numbers on."""
+    """Append the new events and move the numbers on; of jobs that end, `_end` does that."""
     grown = [job for job in jobs if job.events]
+    moved = [job for job in jobs if job.outcome is None]
     status = await connection.execute(
         """
         with stored as (
@@ -305,11 +306,11 @@ async def _extend(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
         [job.next_seq - 1 for job in grown],
         [job.user_id for job in grown],
         [b"\n".join(job.events).decode() for job in grown],
-        [job.job_id for job in jobs],
-        [job.next_seq for job in jobs],
-        [job.journal_attempt for job in jobs],
+        [job.job_id for job in moved],
+        [job.next_seq for job in moved],
+        [job.journal_attempt for job in moved],
     )
-    assert status == f"UPDATE {len(jobs)}", status
+    assert status == f"UPDATE {len(moved)}", status
 
 
 async def _run_again(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
@@ -333,12 +334,19 @@ async def _end(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
         """
         update jobs j
         set status = v.status, response = v.response, usage = nullif(v.response -> 'usage', 'null'),
-            error = nullif(v.response -> 'error', 'null'), ended_at = clock_timestamp(), lease_until = null
-        from jsonb_to_recordset($1) v(id uuid, status text, response jsonb)
+            error = nullif(v.response -> 'error', 'null'), ended_at = clock_timestamp(), lease_until = null,
+            next_seq = v.next_seq, journal_attempt = v.journal_attempt
+        from jsonb_to_recordset($1) v(id uuid, status text, response jsonb, next_seq integer, journal_attempt integer)
         where j.id = v.id and j.status in ('queued', 'in_progress')
         """,
         [
-            {"id": job.job_id, "status": job.status, "response": job.outcome.response}
+            {
+                "id": job.job_id,
+                "status": job.status,
+                "response": job.outcome.response,
+                "next_seq": job.next_seq,
+                "journal_attempt": job.journal_attempt,
+            }
             for job in jobs
             if job.outcome is not None
         ],

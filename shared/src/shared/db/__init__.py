@@ -74,7 +74,7 @@ class Database:
         )
 
     @classmethod
-    async def connect(
+    async def connect(  # noqa: PLR0913 - each is one property of the connections
         cls,
         url: str,
         *,
@@ -82,10 +82,14 @@ class Database:
         pool_size: int,
         wait_seconds: float = 30.0,
         command_seconds: float = _COMMAND_SECONDS,
+        plans_once: bool = False,
     ) -> Self:
         """Open the pool, waiting up to `wait_seconds` for a Postgres that is starting.
 
         A statement that is not answered within `command_seconds` costs its connection: nothing is said on it any more.
+        With `plans_once` a statement is planned for any arguments, once on each connection. It is for a service whose
+        statements are good with one plan: Postgres plans those with a large one again and again, as it thinks that
+        knowing the arguments might help, and takes longer for it than for carrying them out.
         Raises UnsafeRoleError for a role that is superuser, may bypass row level security or owns a table, by itself or
         as a member of another.
         """
@@ -104,6 +108,7 @@ class Database:
                 "statement_timeout": _milliseconds(min(_STATEMENT_SECONDS_MAX, command_seconds * _STATEMENT_PART)),
                 "lock_timeout": _milliseconds(min(_LOCK_SECONDS_MAX, command_seconds * _LOCK_PART)),
                 "application_name": application_name,
+                **({"plan_cache_mode": "force_generic_plan"} if plans_once else {}),
             },
         )
         await pool
