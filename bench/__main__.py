@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import redis, report
 from bench.rounds import Measurement, Plan, measured, server_versions
-from bench.scenarios import SCENARIOS, raise_file_limit
+from bench.scenarios import BURST, SCENARIOS, raise_file_limit
 from bench.systems import FOLDER, SYSTEMS, System
 from deploy.local import toolchain
 from deploy.local.places import Places
@@ -22,8 +22,8 @@ def main() -> None:
     scenarios = [SCENARIOS[name] for name in asked.scenarios or usual]
     is_whole = asked.scale == 1 and not (asked.systems or asked.scenarios)
     folder = asked.output or (FOLDER / "results" if is_whole else Places.of().local / "bench" / "results")
-    plan = Plan(systems, scenarios, asked.runs, asked.scale, _environments(systems))
-    around = report.surroundings(server_versions(), asked.scale)
+    plan = Plan(systems, scenarios, asked.runs, asked.scale, asked.burst, _environments(systems))
+    around = report.surroundings(server_versions(), asked.scale, asked.burst)
     measurements: list[Measurement] = []
     try:
         measurements.extend(measured(plan))
@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--systems", type=_names_of(SYSTEMS), help=f"of {', '.join(SYSTEMS)}")
     parser.add_argument("--scenarios", type=_names_of(SCENARIOS), help=f"of {', '.join(SCENARIOS)}")
     parser.add_argument("--runs", type=int, default=5, help="rounds; the report has their medians")
+    parser.add_argument(
+        "--burst", type=int, default=BURST, help=f"tokens in a delta of long streams (default: {BURST})"
+    )
     where = "bench/results for all systems and scenarios, else .local/bench/results"
     parser.add_argument("--output", type=Path, metavar="FOLDER", help=f"for the report (default: {where})")
     parser.add_argument("--scale", type=float, default=1.0, help=argparse.SUPPRESS)

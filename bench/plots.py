@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 _WIDTH = 760
 _LEFT = 110
-_RIGHT = 90
+_RIGHT = 150
 _ROW = 24
 _TOP = 40
 # Told apart by who does not see all colours, too, on light and dark grounds.
@@ -40,19 +40,25 @@ def bars(title: str, values: Sequence[Bar]) -> str:
 def stacks(title: str, values: Mapping[str, Mapping[str, float]]) -> str:
     """A bar for each, of its parts."""
     most = max((sum(parts.values()) for parts in values.values()), default=1.0) or 1.0
+    names = list(dict.fromkeys(_kind(part) for parts in values.values() for part in parts))
     shapes: list[str] = []
     for number, (name, parts) in enumerate(values.items()):
         at = float(_LEFT)
         shapes.append(_label(number, name))
-        for place, (part, value) in enumerate(parts.items()):
+        for part, value in parts.items():
             width = _scaled(value / most)
-            colour = _COLOURS[place % len(_COLOURS)]
+            colour = _COLOURS[names.index(_kind(part)) % len(_COLOURS)]
             shapes.append(_rectangle(at, number, width, colour, f"{part}: {_short(value)}"))
             if width > 7 * len(part):
                 shapes.append(_text(at + 4, _middle(number), part, 'fill="#000"'))
             at += width
         shapes.append(_text(at + 6, _middle(number), _short(sum(parts.values()))))
     return _svg(title, len(values), shapes)
+
+
+def _kind(part: str) -> str:
+    """What has the same colour in all bars."""
+    return part.removeprefix("chat-")
 
 
 def ranges(title: str, groups: Mapping[str, Sequence[Bar]]) -> str:

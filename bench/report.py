@@ -65,7 +65,7 @@ def _numbers(value: Measurement, prefix: str = "") -> Iterator[tuple[str, float]
 # --- What was measured on
 
 
-def surroundings(servers: Mapping[str, str], scale: float) -> dict[str, Any]:
+def surroundings(servers: Mapping[str, str], scale: float, burst: int) -> dict[str, Any]:
     """The machine and the versions, and how busy it was with other things before the benches began."""
     names = ("uvicorn", "uvloop", "fastapi", "asyncpg", "aio-pika", "faststream", "openai")
     return {
@@ -73,8 +73,9 @@ def surroundings(servers: Mapping[str, str], scale: float) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "busy_before": _busy_share(),
         "scale": scale,
+        "burst": burst,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "commit": _commit(),
         "servers": dict(servers),
@@ -137,7 +138,8 @@ def _report(
 ) -> Iterator[str]:
     runs = max((one["round"] for one in measurements), default=0)
     yield "# Measured side by side\n"
-    yield f"Medians of {runs} rounds, each of which went through all systems one after another. {_machine(around)}\n"
+    rounds = "One round" if runs == 1 else f"Medians of {runs} rounds, each of them"
+    yield f"{rounds} through all systems, one after another. {_machine(around)}\n"
     for name in systems:
         kept = "; keeps jobs when a process dies" if SYSTEMS[name].is_durable else ""
         yield f"- **{name}**: {SYSTEMS[name].about}{kept}"
@@ -147,7 +149,12 @@ def _report(
     for title, table in _tables(medians, systems):
         if table:
             yield from (f"## {title}\n", *table, "")
+    if failures := [one for one in measurements if "not_measured" in one]:
+        yield "## What could not be measured\n"
+        yield from (f"- {one['system']}, `{one['scenario']}`: {one['not_measured']}" for one in failures)
+        yield ""
     yield "## What the scenarios are\n"
+    yield f"Long streams come in deltas of {around['burst']} tokens.\n"
     present = {scenario for scenario, _ in medians.of}
     yield from (f"- `{name}`: {one.about}" for name, one in SCENARIOS.items() if name in present)
     yield ""

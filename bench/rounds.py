@@ -16,6 +16,7 @@ import httpx2
 import msgspec
 import uvloop
 
+from bench.load.http import HttpError
 from bench.meters import Servers
 from bench.scenarios import Bench, Scenario
 from bench.systems import FOLDER, Running, Surroundings, System, end, start
@@ -34,6 +35,7 @@ class Plan:
     scenarios: Sequence[Scenario]
     runs: int
     scale: float
+    burst: int
     environments: Path
 
 
@@ -65,7 +67,9 @@ def _round(plan: Plan, system: System, model: Model, folder: Path, number: int) 
             async with system.start(around) as running:
                 for seed, scenario in enumerate(plan.scenarios, start=number * 100):
                     if scenario.is_for(running):
-                        result = await _one(running, scenario, Bench(running, servers, model.pid, seed, plan.scale))
+                        result = await _one(
+                            running, scenario, Bench(running, servers, model.pid, seed, plan.scale, plan.burst)
+                        )
                         found.append({"system": system.name, "scenario": scenario.name, "round": number, **result})
             return found
 
@@ -73,8 +77,14 @@ def _round(plan: Plan, system: System, model: Model, folder: Path, number: int) 
 
 
 async def _one(running: Running, scenario: Scenario, bench: Bench) -> Measurement:
+    """What the scenario came to, or, where it could not be carried out, the trouble."""
     began = time.monotonic()
-    result: Measurement = msgspec.to_builtins(await scenario.run(bench))
+    try:
+        result: Measurement = msgspec.to_builtins(await scenario.run(bench))
+    except (HttpError, httpx2.HTTPError, OSError, TimeoutError, AssertionError) as error:
+        trouble = f"{type(error).__name__}: {error}"
+        say(running.dialect.name, f"{scenario.name} could not be measured: {trouble}")
+        return {"not_measured": trouble[:300]}
     say(running.dialect.name, f"{scenario.name}: {_in_short(result)} ({time.monotonic() - began:.0f} s)")
     return result
 

@@ -261,7 +261,7 @@ class LangGraph:
     name = "langgraph"
 
     def begin(self, _conversation: Conversation) -> Request | None:
-        return Request("POST", "/threads", {}, b"{}")
+        return Request("POST", "/threads", {}, b'{"metadata":{"graph_id":"chat"}}')
 
     def begun(self, conversation: Conversation, body: bytes) -> None:
         conversation.id = msgspec.json.decode(body)["thread_id"]

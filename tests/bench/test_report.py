@@ -75,6 +75,7 @@ _AROUND = {
     "commit": "c",
     "busy_before": 0.01,
     "scale": 1,
+    "burst": 10,
     "servers": {"postgres": "PostgreSQL"},
     "packages": {},
 }
