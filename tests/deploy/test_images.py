@@ -91,12 +91,11 @@ def test_secrets_of_files_are_variables_unless_the_environment_sets_them(tmp_pat
 
 
 def test_a_stop_is_heard_while_the_service_is_loaded(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text("print('loading', flush=True)\ninput()\n")
+    (tmp_path / "slow.py").write_text("import time\nprint('loading', flush=True)\nwhile True:\n    time.sleep(0.01)\n")
 
     with subprocess.Popen(
         [sys.executable, _IMAGE / "launch.py", "slow"],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
