@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import asyncpg
 import httpx2
 import pytest
-from prometheus_client import REGISTRY
 from starlette.types import Receive, Scope, Send
 
+from gateway import metrics
 from gateway.deps import Services
 from shared.ids import Prefix, to_wire, uuid7
 from tests.gateway.conftest import Serve, Served
@@ -443,7 +443,7 @@ async def _limited(serve: Serve, turns: Turns, owner_url: str, changes: dict[str
 
 
 def _count(code: str) -> float:
-    return REGISTRY.get_sample_value("parley_gateway_rejected_requests_total", {"reason": code}) or 0.0
+    return metrics.REFUSED.labels(code).read()
 
 
 async def _hang(scope: Scope, receive: Receive, _send: Send) -> None:
