@@ -4,7 +4,7 @@ They are off unless `OTEL_EXPORTER_OTLP_ENDPOINT` names where they go: then noth
 every function here returns at once.
 
 A response has one trace, and nobody needs to be told which: the trace's id is the response's, its first span has the
-last half of that as its own, and the span of attempt N that plus N (`docs/decisions/0008-trace-ids.md`). So whoever
+last half of that as its own, and the span of attempt N that plus N (`docs/decisions/0010-trace-ids.md`). So whoever
 knows a job can add to its trace, also after a crash; and all processes choose the same responses to trace.
 
 Attributes are ids of ours, numbers and names, by OpenTelemetry's conventions where there are any; never content.
