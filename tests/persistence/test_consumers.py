@@ -553,7 +553,3 @@ async def _has(heard: list[LiveEvents], events: list[bytes]) -> bool:
 
 async def _is_told(surroundings: Surroundings, job: Job) -> bool:
     return any(live.job_id == job.id for live in surroundings.heard)
-
-
-async def _holds(surroundings: Surroundings, queue: str, count: int) -> bool:
-    return await surroundings.count(queue) == count

@@ -109,7 +109,7 @@ async def test_completing_again_keeps_the_first_time_and_reopening_forgets_it(da
     async with database.transaction(user_id) as db:
         second = await tasks.complete_task(db, user_id, task.id)
         renamed = await tasks.update_task(db, user_id, task.id, {"title": "Buy oat milk"})
-        reopened = await tasks.reopen_task(db, user_id, task.id)
+        reopened = await tasks.update_task(db, user_id, task.id, {"completed": False})
 
     assert first.completed
     assert first.completed_at is not None

@@ -196,11 +196,6 @@ async def complete_task(db: Any, user_id: str, task_id: UUID) -> Task:
     return await update_task(db, user_id, task_id, {"completed": True})
 
 
-async def reopen_task(db: Any, user_id: str, task_id: UUID) -> Task:
-    """Raises NotFoundError."""
-    return await update_task(db, user_id, task_id, {"completed": False})
-
-
 async def delete_task(db: Any, user_id: str, task_id: UUID) -> Task:
     """Delete the task for good and return what it was. Raises NotFoundError."""
     row = await db.fetchrow(
