@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -102,6 +103,19 @@ async def test_the_tour_prints_what_it_shows(tour_stack: Stack, checkout: Path) 
 
     assert tour.shown
     assert _missing(tour.shown, output.splitlines()) is None, output
+
+
+def test_the_commands_of_dev_are_those_that_it_lists() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "deploy.local"], cwd=_ROOT, capture_output=True, text=True, check=True
+    )
+    text = (_ROOT / "README.md").read_text()
+    table = text[text.index("`./dev` alone lists all commands") : text.index("## A three-minute tour")]
+    rows = [row for row in table.splitlines() if row.startswith("|")]
+
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+
+    assert sorted(named) == sorted(re.findall(r"^    (\w+)  ", listed.stdout, re.MULTILINE))
 
 
 def test_the_comparison_notices_a_line_that_is_not_there() -> None:
