@@ -13,8 +13,8 @@ from deploy.local.rabbitmq import PrivateRabbit
 from deploy.local.servers import PORT_NAMES, Wanted
 from deploy.local.terminal import say
 
-# Two files at a time: those of whole systems wait more than they compute. They come last, as what is quick tells more.
-_SIDE_BY_SIDE = ("-n2", "--dist=loadfile")
+# Files side by side: those of whole systems wait more than they compute. They come last, as what is quick tells more.
+_SIDE_BY_SIDE = ("-n3", "--dist=loadfile")
 _OF_SYSTEMS = ("tests/system", "tests/clients", "tests/docs", "tests/web", "tests/attacks")
 _EVERYTHING = (
     (*_SIDE_BY_SIDE, *(f"--ignore={folder}" for folder in _OF_SYSTEMS)),

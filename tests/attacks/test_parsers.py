@@ -72,10 +72,11 @@ async def test_a_stream_begins_behind_a_number_or_not_at_all(gateway: FastAPI, a
 
 
 def _is_number(text: str, at_most: int) -> bool:
-    """As the wire takes it: decimal digits, which may have blanks around them and underscores or a zero after them."""
+    """As the wire takes it: digits of ASCII, which may have blanks around them and underscores or a zero after them."""
     digits = text.strip().removeprefix("+").replace("_", "").rstrip("0").removesuffix(".")
     try:
-        return 0 <= float(text) <= at_most and float(text).is_integer() and len(digits) < 4_300
+        is_whole = 0 <= float(text) <= at_most and float(text).is_integer()
+        return is_whole and digits.isascii() and len(digits) < 4_300
     except ValueError:
         return False
 
