@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -318,6 +319,55 @@ async def test_a_connection_lost_in_the_middle_is_a_cut_stream(end: EndOfAnswer)
     assert caught.value.code == "model_cut_stream"
 
 
+NO_HTTP = [
+    pytest.param(b"SSH-2.0-sk-123\r\n", id="another protocol"),
+    pytest.param(b"HTTP/1.1 sk-123 OK\r\n\r\n", id="no status"),
+    pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"sk-123" * 5_000 + b"\r\n\r\n", id="a long header"),
+    pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: sk-123\r\n\r\n", id="no length"),
+    pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nsk-123 sk-123\r\n", id="no frame"),
+]
+
+
+@pytest.mark.parametrize("answer", NO_HTTP)
+async def test_an_answer_that_is_no_http_is_a_bad_stream_and_quoted_nowhere(answer: bytes) -> None:
+    async with endpoint(raw=answer, end="hang") as server:
+        with pytest.raises(ModelUnavailableError) as caught:
+            await heard(server, REQUEST)
+
+    assert caught.value.code == "model_bad_stream"
+    assert "sk-123" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("end", ["cut", "hang"])
+async def test_a_frame_that_cannot_be_read_in_the_middle_ends_with_a_timeout(end: EndOfAnswer) -> None:
+    """The transport hangs up, and would have us wait for ever."""
+    limits = ModelLimits(silence_seconds=0.2)
+    async with (
+        endpoint(said("Hel"), raw=b"5\r\nlonger than that\r\n", end=end) as server,
+        a_model(server, limits) as model,
+    ):
+        answer = model.round(REQUEST)
+        assert await anext(answer) == TextDelta("Hel")
+
+        server.go_on.set()
+        with pytest.raises(ModelUnavailableError) as caught:
+            await asyncio.wait_for(anext(answer), 30)
+
+    assert caught.value.code == "model_timeout"
+
+
+@pytest.mark.parametrize("status", [301, 307, 308])
+async def test_a_redirect_is_a_failure_and_the_conversation_goes_nowhere_else(status: int) -> None:
+    async with endpoint(said(finish="stop"), DONE) as elsewhere:
+        headers = {"Location": f"http://localhost:{elsewhere.port}/v1/chat/completions"}
+        async with endpoint(status=status, headers=headers) as server:
+            with pytest.raises(ModelUnavailableError) as caught:
+                await heard(server, REQUEST)
+
+    assert caught.value.code == "model_failing"
+    assert elsewhere.connection_count == 0
+
+
 async def test_text_that_came_before_a_failure_was_handed_out() -> None:
     async with endpoint(said("Hel"), end="cut") as server, a_model(server) as model:
         answer = model.round(REQUEST)
@@ -539,10 +589,13 @@ class Endpoint:
     status: int
     headers: dict[str, str]
     end: EndOfAnswer
+    raw: bytes = b""
+    """Behind the pieces, once the test lets it `go_on`; without any, instead of a whole answer."""
     port: int = 0
     bodies: list[Any] = field(default_factory=list)
     connection_count: int = 0
     asked: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """A client closed its connection."""
 
@@ -566,12 +619,19 @@ class Endpoint:
         self.asked.set()
 
     async def _answer(self, writer: asyncio.StreamWriter) -> None:
+        if self.raw and not self.pieces:
+            writer.write(self.raw)
+            await writer.drain()
+            return
         fields = {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked", **self.headers}
         head = [f"HTTP/1.1 {self.status} As told", *(f"{name}: {value}" for name, value in fields.items())]
         writer.write(("\r\n".join(head) + "\r\n\r\n").encode())
         for piece in self.pieces if self.end != "repeat" else repeat(self.pieces[0]):
             writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             await writer.drain()
+        if self.raw:
+            await self.go_on.wait()
+            writer.write(self.raw)
         if self.end == "clean":
             writer.write(b"0\r\n\r\n")
         await writer.drain()
@@ -579,9 +639,13 @@ class Endpoint:
 
 @asynccontextmanager
 async def endpoint(
-    *pieces: bytes, status: int = 200, headers: dict[str, str] | None = None, end: EndOfAnswer = "clean"
+    *pieces: bytes,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+    end: EndOfAnswer = "clean",
+    raw: bytes = b"",
 ) -> AsyncIterator[Endpoint]:
-    told = Endpoint(pieces, status, headers or {}, end)
+    told = Endpoint(pieces, status, headers or {}, end, raw)
     connections: list[tuple[asyncio.Task[None], asyncio.StreamWriter]] = []
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -10,7 +10,16 @@ from aio_pika.abc import AbstractConnection
 from shared.contracts import CancelRequested
 from shared.errors import BrokerUnavailableError
 from shared.ids import uuid7
-from shared.messaging import CONTROL, JOBS, Broker, Link, Listener, Publisher, failures_as_unavailable
+from shared.messaging import (
+    CONTROL,
+    JOBS,
+    Broker,
+    Link,
+    Listener,
+    Publisher,
+    failures_as_unavailable,
+    journal_queue,
+)
 from tests.support.tcp import Line, proxied
 from tests.support.waiting import wait_until
 
@@ -63,6 +72,15 @@ async def test_a_publication_whose_task_is_cancelled_is_cancelled(line: tuple[Br
         with pytest.raises(asyncio.CancelledError):
             await task
         wire.mend()
+
+
+async def test_what_no_queue_takes_is_not_confirmed_and_what_is_sent_beside_it_is(rabbitmq_url: str) -> None:
+    queues = [journal_queue(0), journal_queue(1_000)] * 20
+    async with _publishing(Broker(rabbitmq_url, "test", partition_count=1)) as publisher:
+        sends = [publisher.send(queue, a_message()) for queue in queues]
+        outcomes = await asyncio.gather(*sends, return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes] == [type(None), BrokerUnavailableError] * 20
 
 
 async def test_a_link_survives_whatever_a_session_raises(rabbitmq_url: str) -> None:

@@ -10,9 +10,10 @@ stable code:
     unavailable  model_unreachable        no connection
                  model_timeout            no answer, no further piece of it, or no end of it in time
                  model_rate_limited       429
-                 model_failing            5xx, 408, 409, 425, or an error in the middle of the stream
+                 model_failing            5xx, 408, 409, 425, 3xx, or an error in the middle of the stream
                  model_cut_stream         the stream ended, or broke, without a finish reason
-                 model_bad_stream         no event stream, no JSON of a chunk, an unknown finish reason, nameless calls
+                 model_bad_stream         no HTTP, no event stream, no JSON of a chunk, an unknown finish reason,
+                                          nameless calls
     refused      model_access_denied      401, 403: the key
                  model_not_found          404: the model's name or the endpoint's address
                  model_quota_exhausted    402, or any status with `insufficient_quota`
@@ -143,6 +144,10 @@ class OpenAIModel:
             raise _unavailable("model_unreachable", error.__cause__ or error) from error
         except (openai.APIError, httpx2.HTTPError) as error:
             raise _unavailable("model_cut_stream", error) from error
+        except aiohttp.ClientError as error:
+            # What the transport knows no word of httpx2's for: answers that are no HTTP. It quotes them, and so would
+            # a traceback.
+            raise _unavailable("model_bad_stream", f"no HTTP: {type(error).__name__}") from None
 
     async def _post(self, body: bytes) -> httpx2.Response:
         """The answer as it begins; to be closed by the caller.
@@ -174,7 +179,7 @@ class OpenAIModel:
         received = 0
         lines = _DataLines(self._limits.event_bytes_max)
         done = False
-        async for piece in pieces:
+        while (piece := await self._next(pieces)) is not None:
             received += len(piece)
             if received > self._limits.stream_bytes_max:
                 raise _refused("model_output_too_large", f"over {self._limits.stream_bytes_max} bytes of stream")
@@ -184,6 +189,15 @@ class OpenAIModel:
                 done = done or data == b"[DONE]"
                 if not done:
                     yield data
+
+    async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
+        """The next of `pieces`; null behind the last one. Raises TimeoutError where it takes too long.
+
+        The transport bounds this wait too, but not behind a frame that it cannot read: it hangs up then, and neither
+        tells who waits for the rest nor counts the seconds any more.
+        """
+        async with asyncio.timeout(self._limits.silence_seconds):
+            return await anext(pieces, None)
 
     def _body(self, request: ModelRequest) -> JsonObject:
         """What the client sends as it is. What was not asked for is left out: endpoints differ in what they know."""
@@ -229,7 +243,10 @@ def _client(base_url: str, api_key: str, limits: ModelLimits, *, verify: ssl.SSL
         # Compressed, a stream would arrive in lumps, and bytes on the wire would say nothing about bytes in memory.
         default_headers={"Accept-Encoding": "identity"},
         http_client=openai.DefaultAioHttpClient(
-            timeout=timeout, event_hooks={"response": [bound_error_body]}, verify=verify
+            timeout=timeout,
+            event_hooks={"response": [bound_error_body]},
+            verify=verify,
+            follow_redirects=False,  # a conversation goes where the operator said, and nowhere else
         ),
     )
 
