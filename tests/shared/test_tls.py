@@ -1,6 +1,7 @@
 """TLS to each kind of server: the right authority connects, a wrong one or a wrong name does not, nothing goes bare."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -12,12 +13,15 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
+from chat_worker.agent.model import OpenAIModel
+from chat_worker.agent.values import ModelRequest
 from chat_worker.settings import ChatWorkerSettings
 from deploy.local.ports import LOOPBACK, free_ports
 from deploy.local.postgres import PrivatePostgres
 from deploy.local.rabbitmq import PrivateRabbit
 from shared.db import Database
 from shared.db.migrate import ROLES, migrate
+from shared.errors import ModelUnavailableError
 from shared.messaging import JOBS, Broker, BrokerRefusedError, refusal_of, see_queue
 from shared.settings import Profile
 from shared.tls import trusting
@@ -50,7 +54,9 @@ async def https(authorities: Authorities) -> AsyncIterator[str]:
     context.load_cert_chain(*authorities.ours.certify(LOOPBACK).written(authorities.folder, "https"))
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        if length := re.search(rb"content-length: (\d+)", head.lower()):
+            await reader.readexactly(int(length[1]))
         writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
         writer.close()
 
@@ -77,6 +83,30 @@ async def test_https_is_refused_with(https: str, authorities: Authorities, autho
     async with httpx2.AsyncClient(verify=trusting(ca_file), trust_env=False) as http:
         with pytest.raises(httpx2.ConnectError, match="certificate verify failed"):
             await http.get(f"https://{host}:{https}/")
+
+
+@pytest.mark.parametrize(
+    ("authority", "host", "code"),
+    [
+        pytest.param("ours", LOOPBACK, "model_cut_stream", id="the right authority, and no answer"),
+        pytest.param(None, LOOPBACK, "model_unreachable", id="the system's authorities"),
+        pytest.param("others", LOOPBACK, "model_unreachable", id="a wrong authority"),
+        pytest.param("ours", "localhost", "model_unreachable", id="a wrong name"),
+    ],
+)
+async def test_the_model_s_own_transport_looks_at_certificates_too(
+    https: str, authorities: Authorities, authority: str | None, host: str, code: str
+) -> None:
+    ca_file = str(getattr(authorities, authority).file) if authority else None
+    model = OpenAIModel(f"https://{host}:{https}/v1", "a-key", "a-model", verify=trusting(ca_file))
+    try:
+        with pytest.raises(ModelUnavailableError) as caught:
+            await anext(model.round(ModelRequest([{"role": "user", "content": "hello"}], [])))
+    finally:
+        await model.close()
+
+    assert caught.value.code == code
+    assert ("CERTIFICATE_VERIFY_FAILED" in "".join(caught.value.__notes__)) is (code == "model_unreachable")
 
 
 def test_what_the_system_trusts_is_still_trusted(authorities: Authorities) -> None:

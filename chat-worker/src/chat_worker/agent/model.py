@@ -139,7 +139,7 @@ class OpenAIModel:
         except openai.APIStatusError as error:
             raise _status_error(error) from error
         except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError) as error:
-            raise _unavailable(_code_of_timeout(error), error) from error
+            raise _timeout_or_loss(error) from error
         except openai.APIConnectionError as error:
             raise _unavailable("model_unreachable", error.__cause__ or error) from error
         except (openai.APIError, httpx2.HTTPError) as error:
@@ -251,14 +251,18 @@ def _client(base_url: str, api_key: str, limits: ModelLimits, *, verify: ssl.SSL
     )
 
 
-def _code_of_timeout(error: BaseException) -> str:
+def _timeout_or_loss(error: BaseException) -> ModelUnavailableError:
     """What it was: the transport says the same of every connection that is refused, or lost before its time."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, aiohttp.ClientConnectionError):
         cause = cause.__cause__
     if cause is None or isinstance(cause, aiohttp.ServerTimeoutError):
-        return "model_timeout"
-    return "model_unreachable" if isinstance(error, openai.APIConnectionError) else "model_cut_stream"
+        return _unavailable("model_timeout", error)
+    # Of a connection that was not made it names host and reason; of one that was lost, perhaps what came until then.
+    said = cause if isinstance(cause, aiohttp.ClientConnectorError) else type(cause).__name__
+    return _unavailable(
+        "model_unreachable" if isinstance(error, openai.APIConnectionError) else "model_cut_stream", said
+    )
 
 
 def _described(tool: Tool | FunctionTool) -> JsonObject:
