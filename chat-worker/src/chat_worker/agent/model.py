@@ -179,7 +179,13 @@ class OpenAIModel:
         received = 0
         lines = _DataLines(self._limits.event_bytes_max)
         done = False
-        while (piece := await self._next(pieces)) is not None:
+        while True:
+            # The transport bounds this wait too, but not behind a frame that it cannot read: it hangs up then, and
+            # neither tells who waits for the rest nor counts the seconds any more.
+            async with asyncio.timeout(self._limits.silence_seconds):
+                piece = await anext(pieces, None)
+            if piece is None:
+                return
             received += len(piece)
             if received > self._limits.stream_bytes_max:
                 raise _refused("model_output_too_large", f"over {self._limits.stream_bytes_max} bytes of stream")
@@ -189,15 +195,6 @@ class OpenAIModel:
                 done = done or data == b"[DONE]"
                 if not done:
                     yield data
-
-    async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
-        """The next of `pieces`; null behind the last one. Raises TimeoutError where it takes too long.
-
-        The transport bounds this wait too, but not behind a frame that it cannot read: it hangs up then, and neither
-        tells who waits for the rest nor counts the seconds any more.
-        """
-        async with asyncio.timeout(self._limits.silence_seconds):
-            return await anext(pieces, None)
 
     def _body(self, request: ModelRequest) -> JsonObject:
         """What the client sends as it is. What was not asked for is left out: endpoints differ in what they know."""
