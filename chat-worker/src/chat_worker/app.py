@@ -13,7 +13,7 @@ import msgspec
 from aiormq.exceptions import AMQPError
 from faststream import AckPolicy
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
-from faststream.rabbit import Channel, RabbitBroker
+from faststream.rabbit import Channel, RabbitBroker, RabbitMessage
 
 from chat_worker import metrics
 from chat_worker.agent.model import OpenAIModel
@@ -99,20 +99,24 @@ def create_app(settings: ChatWorkerSettings) -> AsgiFastStream:
         reconnect_interval=0.5,
         graceful_timeout=_SETTLE_SECONDS,
         logger=None,
+        apply_types=False,  # what it would pass in, it would look up in a thread, for each delivery
     )
+    opened: list[_Process] = []
+
+    async def take(message: RabbitMessage) -> None:
+        await take_delivery(message, opened[0].runner)
+
     consumer.subscriber(
         jobs_queue,
         channel=Channel(prefetch_count=settings.concurrency),  # a delivery that is taken runs at once
         ack_policy=AckPolicy.MANUAL,
         no_reply=True,
         decoder=undecoded,
-    )(take_delivery)
-    opened: list[_Process] = []
+    )(take)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with _open(settings, worker_id, broker, consumer, tool_servers) as process:
-            app.context.set_global("runner", process.runner)
             opened.append(process)
             yield
             opened.clear()
@@ -135,14 +139,13 @@ def create_app(settings: ChatWorkerSettings) -> AsgiFastStream:
         await _stop_taking(consumer)
         await _finish_or_stop(opened[0], settings.grace_seconds)
 
-    app = AsgiFastStream(
+    return AsgiFastStream(
         consumer,
         logger=None,
         lifespan=lifespan,
         on_shutdown=[let_go],
         asgi_routes=[("/health/live", live), ("/health/ready", ready), ("/metrics", told)],
     )
-    return app
 
 
 def _broker(settings: ChatWorkerSettings, worker_id: str) -> Broker:

@@ -1,10 +1,9 @@
 """What becomes of a delivery of `chat.jobs`: decoded, run, and settled once, here and nowhere else."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from aiormq.exceptions import AMQPError
-from faststream import Context
-from faststream.rabbit.annotations import RabbitMessage
+from faststream.rabbit import RabbitMessage
 
 from chat_worker.runner import Runner, Verdict
 from shared import tracing
@@ -17,10 +16,10 @@ log = get_logger()
 
 async def undecoded(message: Any) -> Any:
     """For FastStream, whose own decoding of a bad body would leave the delivery unsettled for ever."""
-    return message.body
+    return message
 
 
-async def take_delivery(message: RabbitMessage, runner: Annotated[Runner, Context("runner")]) -> None:
+async def take_delivery(message: RabbitMessage, runner: Runner) -> None:
     """Run the job that the delivery names.
 
     Cancelled (the channel was lost, or the process stops), it settles nothing: the broker delivers again.

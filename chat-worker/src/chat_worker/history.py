@@ -110,15 +110,17 @@ async def read(
         )
         own = rows[-1]  # the job has items, or it would not have been accepted
         summarised = rows.pop(0) if rows[0]["kind"] == "summary" else None
-        loose = await connection.fetch(
-            _LOOSE,
-            own["conversation_id"],
-            user_id,
-            own["turn"],
-            limits.loose_item_count_max + 1,
-            limits.bytes_max,
-            _last_turn_of(summarised, own["conversation_id"]),
-        )
+        loose: Sequence[Any] = ()
+        if own["has_loose"]:
+            loose = await connection.fetch(
+                _LOOSE,
+                own["conversation_id"],
+                user_id,
+                own["turn"],
+                limits.loose_item_count_max + 1,
+                limits.bytes_max,
+                _last_turn_of(summarised, own["conversation_id"]),
+            )
         past, current = _turns_in_order(rows, [row for row in loose if row["fits"]])
         asked: Sequence[Any] = ()
         if unknown := _answered_in(current) - _asked_in([*past, current]):
@@ -185,7 +187,12 @@ select chain.id as job_id, chain.conversation_id, chain.turn, entry.*,
         from chain) as is_cut,
        (select array_agg(id) from known) as conversation_ids,
        (select sum(deleted_item_count) from conversations where user_id = $2 and id in (select id from known))
-       as deleted_item_count
+       as deleted_item_count,
+       (select exists (select from messages where conversation_id = chain.conversation_id and user_id = $2
+                                                  and job_id is null and deleted_at is null)
+               or exists (select from items where conversation_id = chain.conversation_id and user_id = $2
+                                                  and job_id is null and deleted_at is null)
+        from chain where distance = 0) as has_loose
 from chain left join lateral (
     select -1 as ordinal, 'summary' as kind, null as role, text, null::jsonb as parts, null::uuid as call_id,
            null as tool_name, null as parameters, null::jsonb as error, null as approval_request_id,
