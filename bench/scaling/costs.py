@@ -27,7 +27,9 @@ class Shape:
     turns_per_second: float = 0.0
 
 
-# As bench/scenarios.py has them. An answer at once comes as 22 bursts without a pause.
+# Tokens in a delta of the results that are fitted: `./dev bench --burst 5`.
+BURST = 5
+# As bench/scenarios.py has them, with that burst. An answer at once comes as 22 bursts without a pause.
 SHAPES: Mapping[str, Shape] = {
     "idle": Shape(flushes=22, pause_seconds=0.0, clients=1),
     "saturation": Shape(flushes=22, pause_seconds=0.0, clients=32),

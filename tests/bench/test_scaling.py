@@ -8,7 +8,7 @@ import pytest
 
 from bench import scenarios
 from bench.scaling.__main__ import tables, written
-from bench.scaling.costs import PARTS, SHAPES, Cost, Measured, Shape, fitted, read
+from bench.scaling.costs import BURST, PARTS, SHAPES, Cost, Measured, Shape, fitted, read
 from bench.scaling.plan import FLUSHES, need
 from bench.scaling.simulation import Fleet, Simulation, calibrated
 
@@ -60,8 +60,8 @@ def test_answers_have_the_shape_that_the_benches_give_them() -> None:
     paced = scenarios._PACED  # noqa: SLF001
     shape = SHAPES["stream-200"]
 
-    assert shape.flushes == paced.tokens / paced.burst == FLUSHES
-    assert shape.pause_seconds == pytest.approx(paced.burst / paced.pace)
+    assert shape.flushes == paced.tokens / BURST == FLUSHES
+    assert shape.pause_seconds == pytest.approx(BURST / paced.pace)
     assert SHAPES.keys() <= scenarios.SCENARIOS.keys()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from deploy.local import locks, process, toolchain
 from deploy.local.places import Places
 from deploy.local.terminal import Failure
+from shared.ids import uuid7
 
 FOLDER = Path(__file__).parent
 _INSTALLED = "installed-lock"  # names the lock that an environment was made from
@@ -44,10 +45,17 @@ def node() -> Node:
     ours = Node(wheel / "bin" / "node", Places.of().local / "clients" / "node-packages")
     with _missing(ours.folder, FOLDER / "node" / "package-lock.json") as is_missing:
         for file in (*FOLDER.glob("node/*.mjs"), *FOLDER.glob("node/package*.json")):
-            shutil.copy(file, ours.folder)
+            _put(file, ours.folder)
         if is_missing:
             _install_packages(ours, wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
     return ours
+
+
+def _put(file: Path, folder: Path) -> None:
+    """Copy `file`; a program that begins to read the one that is there finds it whole, as others copy it as well."""
+    copy = folder / f".{file.name}.{uuid7().hex}"
+    shutil.copy(file, copy)
+    copy.replace(folder / file.name)
 
 
 def _install_packages(ours: Node, npm: Path) -> None:
