@@ -11,7 +11,7 @@ import structlog
 
 from gateway.settings import GatewaySettings
 from gateway.turns import Accepted
-from shared.ids import Prefix, from_wire, to_wire
+from shared.ids import Prefix, from_wire, to_wire, uuid7
 from tests.gateway.conftest import Caller, GatewayWith, Serve
 from tests.gateway.test_feed import told
 from tests.support.client import object_of
@@ -230,7 +230,7 @@ async def test_a_link_gives_no_right_beyond_it_to_the_role_that_reads_it(ada: Ca
     made = await share(ada, await turns.exchange(ada.user_id, "Hello", "Hello!"))
     asked = "select count(*) from read_share(sha256(convert_to($1, 'UTF8')), 0, 10)"
 
-    for asker in (None, "somebody"):
+    for asker in (None, f"user-{uuid7().hex}"):
         async with turns.gateway.transaction(asker) as db:
             assert await db.fetchval(asked, made["token"]) == 1
             assert await db.fetchval("select coalesce(current_setting('app.user_id', true), '')") == (asker or "")
