@@ -349,6 +349,8 @@ async def test_a_change_at_one_gateway_is_told_at_another_at_once(
     kinds = ["conversation.updated", "conversation.updated", "conversation.response.created"]
     assert [event["type"] for event in seen] == kinds
     assert [(event["title"], event["archived"]) for event in seen[:2]] == [("x", False), ("x", True)]
-    assert touched[-3:] == [
-        {"type": "conversation.touched", "conversation_id": conversation_id, "kind": kind} for kind in kinds
+    earlier = ["conversation.updated"] * (len(touched) - len(kinds))
+    assert touched == [
+        {"type": "conversation.touched", "conversation_id": conversation_id, "kind": kind}
+        for kind in [*earlier, *kinds]
     ]
