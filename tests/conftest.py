@@ -11,16 +11,9 @@ hypothesis.settings.register_profile("parley", deadline=None)  # how long an exa
 hypothesis.settings.load_profile("parley")
 
 
-@pytest.fixture(scope="session")
-def database_urls() -> Iterator[dict[str, str]]:
-    """URLs of a freshly migrated database: `owner`, and one per role (`parley_gateway` …)."""
-    with new_database() as urls:
-        yield urls
-
-
 @pytest.fixture(scope="module")
-def own_database_urls() -> Iterator[dict[str, str]]:
-    """As `database_urls`, but one module's: for tests of what is in whole tables, or of how they are read."""
+def database_urls() -> Iterator[dict[str, str]]:
+    """URLs of a freshly migrated database, a test file's own: `owner`, and one per role (`parley_gateway` …)."""
     with new_database() as urls:
         yield urls
 

@@ -32,7 +32,8 @@ _SETTINGS = {
     "jit": "off",  # its libraries are not unpacked, and our statements are short
 }
 # A commit still reaches the system's cache, so that a killed server loses nothing; synchronous_commit=off would not do.
-_THROWAWAY = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
+# Systems side by side, each with pools of its own, are more than one has connections for.
+_THROWAWAY = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off", "max_connections": "500"}
 
 
 @dataclass(frozen=True)

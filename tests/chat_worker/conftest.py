@@ -18,7 +18,7 @@ class Connected:
     owner_url: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def connected(database_urls: Mapping[str, str]) -> AsyncIterator[Connected]:
     async with connected_to(database_urls) as connected:
         yield connected

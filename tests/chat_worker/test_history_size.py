@@ -1,6 +1,6 @@
 """Long conversations: how much of them is read for one turn, and by which indexes."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from chat_worker.agent.prompt import PromptLimits
 from chat_worker.history import HistoryLimits
 from shared.db import Database
 from shared.ids import uuid7
-from tests.chat_worker.conftest import Connected, connected_to
+from tests.chat_worker.conftest import Connected
 
 PROMPT_LIMITS = PromptLimits(token_count_max=2_000)
 LIMITS = HistoryLimits(1_000, 2 * PROMPT_LIMITS.history_bytes_max, 4_000)
@@ -38,13 +38,6 @@ class Long:
                 "select id from jobs where conversation_id = $1 and turn = $2", self.conversation_id, turn
             )
         return job_id
-
-
-@pytest.fixture(scope="module")
-async def connected(own_database_urls: Mapping[str, str]) -> AsyncIterator[Connected]:
-    """On a database of these tests' own: the plans that are looked at depend on all that is in the tables."""
-    async with connected_to(own_database_urls) as connected:
-        yield connected
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from tests.support.stack import Stack, running_stack
 _AT_ONCE = 4  # scripts
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def backends() -> Iterator[Backends]:
     with new_backends() as own:
         yield own
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def stack(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     folder: Path = tmp_path_factory.mktemp("stack")
     variables = {"MODEL_INPUTS": "text,image,file"}
@@ -27,7 +27,7 @@ async def stack(backends: Backends, tmp_path_factory: pytest.TempPathFactory) ->
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def report(stack: Stack, request: pytest.FixtureRequest) -> AsyncIterator[Callable[[Client], Awaitable[Report]]]:
     """Gives what a client's script said. The first who asks starts the scripts of all clients that are to be tested."""
     places = asyncio.Semaphore(_AT_ONCE)

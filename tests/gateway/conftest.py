@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 NO_BROKER = "amqp://nobody:7d1f0c@127.0.0.1:1/"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def gateway_settings(database_urls: dict[str, str]) -> GatewaySettings:
     return GatewaySettings(
         profile=Profile.LOCAL,
@@ -37,14 +37,14 @@ def gateway_settings(database_urls: dict[str, str]) -> GatewaySettings:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def gateway(gateway_settings: GatewaySettings) -> AsyncIterator[FastAPI]:
     app = create_app(gateway_settings)
     async with app.router.lifespan_context(app):
         yield app
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def turns(database_urls: dict[str, str]) -> AsyncIterator[Turns]:
     async with AsyncExitStack() as stack:
         databases = []

@@ -9,7 +9,7 @@ from shared.db import Database
 from tests.persistence.support import Services
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def _databases(database_urls: dict[str, str]) -> AsyncIterator[Services]:
     roles = ("parley_persistence", "parley_gateway", "parley_worker")
     opened = [await Database.connect(database_urls[role], application_name="test", pool_size=8) for role in roles]

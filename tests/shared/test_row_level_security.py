@@ -107,8 +107,8 @@ _OF_TYPE = {
 
 
 @pytest.fixture(scope="module")
-async def owner(own_database_urls: dict[str, str]) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(own_database_urls["owner"])
+async def owner(database_urls: dict[str, str]) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database_urls["owner"])
     yield connection
     await connection.close()
 
@@ -141,11 +141,11 @@ async def tables(owner: asyncpg.Connection) -> Mapping[str, Mapping[str, str]]:
 
 
 @pytest.fixture(scope="module")
-async def databases(own_database_urls: dict[str, str]) -> AsyncIterator[Mapping[str, Database]]:
+async def databases(database_urls: dict[str, str]) -> AsyncIterator[Mapping[str, Database]]:
     async with AsyncExitStack() as stack:
         opened = {}
         for role in ROLES:
-            opened[role] = await Database.connect(own_database_urls[role], application_name="test", pool_size=1)
+            opened[role] = await Database.connect(database_urls[role], application_name="test", pool_size=1)
             stack.push_async_callback(opened[role].close)
         yield opened
 
@@ -393,8 +393,8 @@ async def test_a_user_is_a_value_whatever_it_says(databases: Mapping[str, Databa
         "member of one that is unbound, by choice",
     ],
 )
-async def test_a_role_that_could_step_around_it_is_refused(own_database_urls: dict[str, str], made: str) -> None:
-    owner_url, names = own_database_urls["owner"], _names()
+async def test_a_role_that_could_step_around_it_is_refused(database_urls: dict[str, str], made: str) -> None:
+    owner_url, names = database_urls["owner"], _names()
     await _run(owner_url, "create table {table} (id int); create role {role} login password 'x'", names)
     await _run(owner_url, made, names)
     try:
@@ -404,8 +404,8 @@ async def test_a_role_that_could_step_around_it_is_refused(own_database_urls: di
         await _run(owner_url, "drop table {table}; drop role {role}; drop role if exists {group}", names)
 
 
-async def test_a_role_that_could_not_is_not(own_database_urls: dict[str, str]) -> None:
-    owner_url, names = own_database_urls["owner"], _names()
+async def test_a_role_that_could_not_is_not(database_urls: dict[str, str]) -> None:
+    owner_url, names = database_urls["owner"], _names()
     await _run(owner_url, "create role {role} login password 'x'; create role {group}; grant {group} to {role}", names)
     try:
         await (await _connect_as(owner_url, names["role"])).close()

@@ -1,6 +1,8 @@
 """Databases and virtual hosts of a test's own, on the servers that the environment names."""
 
 import asyncio
+import atexit
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,14 +41,34 @@ def new_database(server: str | None = None) -> Iterator[dict[str, str]]:
 
     `server` is the owner's URL of a server other than the tests' common one.
     """
-    server, name = server or _required("DATABASE_URL"), f"parley_test_{uuid7().hex}"
-    asyncio.run(execute(server, f'create database "{name}"'))
+    common = _required("DATABASE_URL")
+    server, template = (server, "template1") if server else (common, _template(common))
+    name = _new_name()
+    asyncio.run(execute(server, f'create database "{name}" template "{template}"'))
     try:
-        urls = {"owner": at(server, name), **{role: at(server, name, role) for role in ROLES}}
-        asyncio.run(migrate(urls["owner"], [urls[role] for role in ROLES]))
-        yield urls
+        yield _migrated(server, name)
     finally:
         asyncio.run(execute(server, f'drop database "{name}" with (force)'))
+
+
+@functools.cache
+def _template(server: str) -> str:
+    """The name of a migrated database, to be copied: that takes a tenth of the time of all migrations."""
+    name = _new_name()
+    asyncio.run(execute(server, f'create database "{name}"'))
+    atexit.register(lambda: asyncio.run(execute(server, f'drop database "{name}" with (force)')))
+    _migrated(server, name)
+    return name
+
+
+def _new_name() -> str:
+    return f"parley_test_{uuid7().hex}"
+
+
+def _migrated(server: str, name: str) -> dict[str, str]:
+    urls = {"owner": at(server, name), **{role: at(server, name, role) for role in ROLES}}
+    asyncio.run(migrate(urls["owner"], [urls[role] for role in ROLES]))
+    return urls
 
 
 @contextmanager

@@ -10,14 +10,14 @@ from tests.support.client import Client
 from tests.support.stack import Stack, running_stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def backends() -> Iterator[Backends]:
     """Its own, so that these processes take nothing that another test sends."""
     with new_backends() as own:
         yield own
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def stack(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     folder: Path = tmp_path_factory.mktemp("stack")
     counts, variables = {"gateway": 2, "chat-worker": 2}, {"LOG_LEVEL": "DEBUG"}

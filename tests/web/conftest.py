@@ -25,13 +25,13 @@ _STRICT = "gateway-1"
 NewDevice = Callable[..., Awaitable[BrowserContext]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def backends() -> Iterator[Backends]:
     with new_backends() as own:
         yield own
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def built_page() -> Path:
     """The folder of the page, built from what is in the checkout."""
     try:
@@ -40,20 +40,20 @@ def built_page() -> Path:
         pytest.skip(f"the page cannot be built: {failure}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def database_line(backends: Backends) -> AsyncIterator[tuple[str, Line]]:
     """The way of the strict gateway to its database, and the switch in it."""
     async with proxied(backends.database_urls["parley_gateway"]) as line:
         yield line
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def host_origin() -> str:
     """Of the one site that may show the widget; for a browser `localhost` is another site than 127.0.0.1."""
     return f"http://localhost:{free_ports(1)[0]}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def stack(
     backends: Backends,
     built_page: Path,
@@ -85,7 +85,7 @@ async def stack(
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def browser() -> AsyncIterator[Browser]:
     try:
         program, variables = chromium()
@@ -178,7 +178,7 @@ async def page(device: BrowserContext) -> Page:
     return await device.new_page()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def session_line(stack: Stack) -> AsyncIterator[tuple[str, Line]]:
     """Outlives every tab, which would complain of a line that goes before it."""
     async with proxied(stack.gateway().url) as made:

@@ -5,9 +5,11 @@ import re
 
 from playwright.async_api import Locator, Page, expect
 
+from tests.support.client import Client
+from tests.support.stack import Stack
 from tests.web import axe
 from tests.web.conftest import Complaints, NewDevice
-from tests.web.steps import answer_of, ask, at_rest, box_of, come_in, new_user, rows_of, said_in, say
+from tests.web.steps import answer_of, ask, at_rest, box_of, come_in, new_user, rows_of, said_in
 
 
 async def choose_from_menu(page: Page, name: str) -> None:
@@ -92,13 +94,13 @@ async def test_feedback_with_its_reason_is_there_after_a_reload_and_can_be_taken
 
 
 async def test_an_answer_that_nobody_saw_is_marked_on_every_device_until_it_is_read_on_one(
-    new_device: NewDevice,
+    new_device: NewDevice, stack: Stack
 ) -> None:
     user = new_user()
     page, other = [await come_in(await new_device(), user) for _ in range(2)]
-    await say(page, "[[demo: echo first_delay_ms=700]] slowly")
-    await expect(page).to_have_url(re.compile("conv_"))
-    await page.get_by_role("button", name="New conversation").click()
+    client = Client(stack.gateway().url, user)
+    await client.chat("[[demo: echo]] while nobody looks")
+    await client.close()
     for tab in (page, other):
         await expect(rows_of(tab).get_by_role("img", name="New answer")).to_be_visible()
     await other.reload()

@@ -34,7 +34,7 @@ async def test_a_message_is_shown_before_the_server_has_it_and_an_answer_takes_t
     await ask(page, "[[demo: echo]] one")
     switch.freeze(Way.TO_SERVER)
 
-    await say(page, "[[demo: echo first_delay_ms=900]] two")
+    await say(page, "[[demo: echo first_delay_ms=3000]] two")
     await expect(said_in(page).last).to_contain_text("two")
     await expect(said_in(page).last).to_contain_text("Sending…")
     await expect(box_of(page)).to_have_value("")

@@ -73,7 +73,7 @@ async def test_each_word_comes_once_through_lost_connections_a_reload_a_second_t
 async def test_an_answer_is_stopped_from_any_tab_and_what_was_said_stays(device: BrowserContext) -> None:
     user = new_user()
     first = await come_in(device, user)
-    await say(first, "[[demo: tokens=2000 delay_ms=12]] count")
+    await say(first, "[[demo: fault=endless delay_ms=20]] count")
     await _grown(first, 10)
     second = await come_in(device, user, f"/{await first.evaluate('location.hash')}")
     await _grown(second, 12)

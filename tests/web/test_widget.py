@@ -41,7 +41,7 @@ class Visitor:
         await route.fulfill(json={"token": token})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def shop(stack: Stack, host_origin: str) -> AsyncIterator[str]:
     """The origin of a site that shows the widget: the demo host, run as people run it."""
     port = urlsplit(host_origin).port

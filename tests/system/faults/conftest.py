@@ -13,20 +13,20 @@ from tests.system.faults.load import HALF_OPEN_SECONDS, QUICK_REPAIRS, Arena
 from tests.system.faults.snapshot import queue_lengths
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def own_backends() -> Iterator[Backends]:
     with new_backends() as backends:
         yield backends
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def broker_line(own_backends: Backends) -> AsyncIterator[tuple[str, Line]]:
     """The way of one worker and one gateway to the broker: its address, and its line."""
     async with proxied(own_backends.rabbitmq_url) as (url, line):
         yield f"{url}?heartbeat={HALF_OPEN_SECONDS}", line
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def stack(
     own_backends: Backends, broker_line: tuple[str, Line], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:

@@ -67,6 +67,7 @@ async def migrate(owner_url: str, service_urls: list[str], lock_seconds: float =
             await connection.commit()
             await ensure_roles(connection, service_urls)
             await _upgrade_patiently(connection, lock_seconds)
+            await _guard_database(connection)
     finally:
         await engine.dispose()
 
@@ -132,6 +133,14 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", "shared.db:migrations")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+async def _guard_database(connection: AsyncConnection) -> None:
+    """As migration 0008, on each run: neither a dump nor a template carries what is granted on the database itself."""
+    await connection.exec_driver_sql(
+        "do $$ begin execute format('revoke temporary on database %I from public', current_database()); end $$"
+    )
+    await connection.commit()
 
 
 def main() -> None:
