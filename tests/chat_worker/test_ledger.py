@@ -43,6 +43,20 @@ async def test_what_is_recorded_is_read_back(bench: Bench) -> None:
     assert step.to_past().results == {0: FAILED}
 
 
+async def test_how_long_a_call_took_is_read_back_and_was_not_known_of_before(bench: Bench) -> None:
+    job = await a_claimed_job(bench)
+    took = ToolResult("ok", duration_ms=42)
+    await record(bench, job, 1, ROUND, ToolStarted(0, 0, CALL, "tasks"), ToolFinished(0, 0, CALL, "tasks", took))
+    await record(bench, job, 1, ToolStarted(0, 1, CALL, "tasks"), ToolFinished(0, 1, CALL, "tasks", took))
+    await bench.in_database(
+        "update steps set data = data #- '{result,duration_ms}' where job_id = $1 and index = 1", job
+    )
+
+    [step] = await ledger.read(bench.database, USER, job.job_id)
+
+    assert [step.results[index].duration_ms for index in (0, 1)] == [42, None]
+
+
 async def test_what_was_handed_over_and_allowed_is_read_back(bench: Bench) -> None:
     job = await a_claimed_job(bench)
     allowed = ToolStarted(0, 0, CALL, "tasks", "mcpr_1")

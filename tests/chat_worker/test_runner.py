@@ -102,6 +102,7 @@ async def test_a_tool_call_is_an_item_of_its_own_and_made_as_the_user(bench: Ben
     assert [first["status"], call["status"], last["status"]] == ["completed"] * 3
     assert (call["type"], call["name"], call["arguments"]) == ("mcp_call", "add_task", '{"title":"milk"}')
     assert (call["output"], call["error"], call["server_label"]) == ('{"number":1}', None, "tasks")
+    assert call["duration_ms"] == 1
 
 
 async def test_a_job_that_nobody_may_run_is_dropped(bench: Bench) -> None:
@@ -178,6 +179,7 @@ async def test_wherever_an_attempt_dies_the_next_one_does_only_the_rest(bench: B
     output = bench.journal.response(job)["output"]
     assert [item["type"] for item in output] == ["message", "mcp_call", "mcp_call", "mcp_call", "message"]
     assert [item["output"] for item in output[1:4]] == ['{"number":1}', '{"number":2}', '{"number":3}']
+    assert [item["duration_ms"] for item in output[1:4]] == [1, 2, 3]  # those of the calls that were made
     assert output[4]["content"][0]["text"] == "All done."
     _assert_well_formed(bench, job)
 
@@ -238,6 +240,7 @@ async def test_a_call_cut_by_a_death_is_not_repeated_where_it_might_do_twice(ben
     assert call["status"] == "failed"
     assert call["error"]["type"] == "mcp_tool_execution_error"
     assert "outcome unknown" in call["error"]["content"][0]["text"]
+    assert call["duration_ms"] is None
 
 
 async def test_an_attempt_that_lost_its_job_stops_before_the_tool_runs(bench: Bench) -> None:

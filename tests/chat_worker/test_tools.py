@@ -36,6 +36,7 @@ LIMITS = ToolClientLimits(
 )
 # Generous beside the 1.5 s of a call, so that a busy machine fails no test; far from "never".
 BOUNDED_SECONDS = 15.0
+LATE_SECONDS = 0.05
 
 
 def token_for(user_id: str) -> str:
@@ -256,6 +257,10 @@ class _Reply:
         ]
         await self.result(request_id, content=content)
 
+    async def late(self, request_id: Any) -> None:
+        await asyncio.sleep(LATE_SECONDS)
+        await self.text(request_id, "at last")
+
     async def long(self, request_id: Any) -> None:
         await self.text(request_id, "ü" * 2_000)
 
@@ -381,6 +386,16 @@ async def test_a_result_reaches_the_model_as_clean_text(tools: ToolSet, tool: st
     assert await tools.call(a_tool(tool), {}, key="k") == ToolResult(output)
 
 
+async def test_a_result_says_how_long_its_call_took(tools: ToolSet) -> None:
+    """At least as long as the tool did nothing, at most as long as was waited for it."""
+    began = time.perf_counter()
+
+    result = await tools.call(a_tool("late"), {}, key="k")
+
+    assert result.duration_ms is not None
+    assert LATE_SECONDS * 1000 <= result.duration_ms <= (time.perf_counter() - began) * 1000 + 1
+
+
 @pytest.mark.parametrize(
     ("tool", "message"),
     [("says_error", "the title is empty"), ("says_nothing", "The tool failed without saying why.")],
@@ -467,6 +482,7 @@ async def test_every_misbehaviour_ends_as_a_result_in_bounded_time_and_troubles_
 
     assert result.error
     assert (result.error.kind, result.error.code, result.outcome_unknown) == expected
+    assert (result.duration_ms is None) == result.outcome_unknown
     assert result.output is None
     assert "secret" not in result.error.message
     assert sibling == other_sibling == await tools.call(a_tool("fine"), {}, key="d") == ToolResult("fine")

@@ -214,7 +214,9 @@ async def test_messages_are_read_page_by_page(ada: Caller, turns: Turns) -> None
 
 
 async def test_a_message_holds_the_tool_calls_that_led_to_it(ada: Caller, turns: Turns) -> None:
-    failed = Call("delete_task", "not json", None, {"type": "mcp_tool_execution_error", "content": "no such task"})
+    failed = Call(
+        "delete_task", "not json", None, {"type": "mcp_tool_execution_error", "content": "no such task"}, None
+    )
     accepted = await turns.exchange(ada.user_id, "Add milk", "Done.", Call(), failed)
 
     answer = await ada.get(f"/api/conversations/{to_wire(Prefix.CONVERSATION, accepted.conversation_id)}/messages")
@@ -227,6 +229,7 @@ async def test_a_message_holds_the_tool_calls_that_led_to_it(ada: Caller, turns:
     assert added["arguments"] == added["result"] == {"title": "buy milk"}
     assert (refused["arguments"], refused["result"], refused["status"]) == ("not json", None, "failed")
     assert refused["error"]["content"] == "no such task"
+    assert (added["duration_ms"], refused["duration_ms"]) == (42, None)
 
 
 async def test_the_tool_calls_of_a_turn_without_an_answer_are_not_lost(ada: Caller, turns: Turns) -> None:
@@ -358,6 +361,17 @@ async def test_items_are_newest_first_and_can_be_read_one_by_one(
     assert [item.type for item in page.data] == ["message", "mcp_call", "message"]
     assert read == page.data
     assert (page.last_id, page.has_more) == (ids[-1], False)
+
+
+async def test_a_stored_tool_call_says_how_long_it_took_where_that_is_known(ada: Caller, turns: Turns) -> None:
+    accepted = await turns.exchange(ada.user_id, "one", "two", Call(), Call(duration_ms=None))
+    items = f"/v1/conversations/{to_wire(Prefix.CONVERSATION, accepted.conversation_id)}/items"
+
+    listed = [item for item in (await ada.get(f"{items}?order=asc")).json()["data"] if item["type"] == "mcp_call"]
+    read = [(await ada.get(f"{items}/{item['id']}")).json() for item in listed]
+
+    assert [item["duration_ms"] for item in listed] == [42, None]
+    assert read == listed
 
 
 async def test_an_empty_list_has_no_ends(ada: Caller) -> None:

@@ -423,6 +423,7 @@ async def test_a_reference_stands_for_a_stored_item_of_any_kind(ada: Caller, tur
         "Done.",
         "add milk",
     ]
+    assert listed[1]["duration_ms"] == 42
     assert not {item["id"] for item in listed} & set(ids)
 
 

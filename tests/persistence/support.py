@@ -166,7 +166,7 @@ class Attempt:
 
     def calls_tool(self, name: str) -> JournalChunk:
         opened = self.events.open_mcp_call(new_wire_id(Prefix.MCP_CALL), "tasks", name, '{"title":"milk"}')
-        return self.chunk([*opened, *self.events.close_mcp_call('{"id":"task_1"}', None)])
+        return self.chunk([*opened, *self.events.close_mcp_call('{"id":"task_1"}', None, 42)])
 
     def opens_tool(self, name: str) -> JournalChunk:
         return self.chunk(self.events.open_mcp_call(new_wire_id(Prefix.MCP_CALL), "tasks", name, "{}"))

@@ -142,6 +142,7 @@ async def test_an_ended_job_leaves_message_tool_calls_and_response(services: Ser
     [call] = await services.rows("select * from tool_calls where job_id = $1", attempt.job.id)
     assert (call["ordinal"], call["tool_name"], call["status"]) == (1, "add_task", "completed")
     assert (call["parameters"], call["result"]) == ('{"title":"milk"}', '{"id":"task_1"}')
+    assert call["duration_ms"] == 42
     assert call["id"] == UUID(hex=row["response"]["output"][0]["id"].removeprefix("mcp_"))
     assert await services.active_job(attempt.job) is None
     assert [ended.status for ended in written.ended] == [JobStatus.COMPLETED]
@@ -175,6 +176,23 @@ async def test_every_kind_of_output_is_stored_in_the_order_of_the_output(service
     assert all(row["item"]["id"].endswith(row["id"].hex) for row in items)
     [call] = await services.rows("select * from tool_calls where job_id = $1", attempt.job.id)
     assert (call["ordinal"], call["approval_request_id"]) == (2, request_id)
+
+
+async def test_a_call_of_a_worker_of_the_version_before_has_no_duration(services: Services) -> None:
+    attempt = await services.claim(await services.accept())
+    now = attempt.calls_tool("add_task"), attempt.ends()
+    before = [
+        msgspec.structs.replace(
+            chunk, events=raw_events([re.sub(rb',"duration_ms":\w+', b"", bytes(event)) for event in chunk.events])
+        )
+        for chunk in now
+    ]
+
+    await services.write(*before)
+
+    assert b"duration_ms" not in b"".join(await services.journal(attempt.job))
+    [call] = await services.rows("select * from tool_calls where job_id = $1", attempt.job.id)
+    assert (call["status"], call["duration_ms"]) == ("completed", None)
 
 
 async def test_what_responses_cost_is_added_up_by_user_and_day_once(services: Services) -> None:

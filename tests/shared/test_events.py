@@ -54,7 +54,7 @@ def test_a_text_turn_is_framed_as_the_wire_says() -> None:
 def test_a_tool_call_is_one_item_with_its_result() -> None:
     writer = ResponseEvents(RESPONSE)
 
-    events = decoded(writer.open_mcp_call("mcp_1", "tasks", "add_task", "{}") + writer.close_mcp_call("[]", None))
+    events = decoded(writer.open_mcp_call("mcp_1", "tasks", "add_task", "{}") + writer.close_mcp_call("[]", None, 42))
 
     assert [event["type"] for event in events] == [
         "response.output_item.added",
@@ -67,6 +67,7 @@ def test_a_tool_call_is_one_item_with_its_result() -> None:
     assert events[-1]["item"] == writer.output[0]
     assert writer.output[0]["arguments"] == "{}"
     assert writer.output[0]["output"] == "[]"
+    assert (events[0]["item"]["duration_ms"], events[-1]["item"]["duration_ms"]) == (None, 42)
 
 
 def test_an_abandoned_item_is_closed_and_not_part_of_the_output() -> None:
@@ -107,6 +108,7 @@ def test_a_tool_call_that_is_open_at_the_end_is_kept_with_its_outcome_unknown() 
     assert [event["type"] for event in events[:-1]] == ["response.mcp_call.failed", "response.output_item.done"]
     assert call["status"] == "failed"
     assert call["error"]["content"][0]["text"].startswith("outcome unknown")
+    assert call["duration_ms"] is None
 
 
 def test_a_failed_response_says_why_and_drops_what_was_half_said() -> None:

@@ -97,6 +97,20 @@ async def test_a_migration_that_waits_for_a_table_lets_everybody_else_use_it() -
             await _accept_as_before(gateway, message_count=1)
 
 
+async def test_tool_calls_go_on_being_stored_without_a_duration() -> None:
+    """By persistence of the version before, whose rows and those from before the column are alike."""
+    async with _new_database() as urls:
+        await _upgrade(urls, "0012")
+        async with _connected(urls["parley_gateway"]) as gateway, _connected(urls["parley_persistence"]) as persistence:
+            job_id = await _accept_as_before(gateway, 1)
+            await persistence.execute(_CALL, uuid7(), job_id, 1)
+            await _upgrade(urls, "head")
+            await persistence.execute(_CALL, uuid7(), job_id, 2)
+            stored = await persistence.fetch("select ordinal, duration_ms from tool_calls order by ordinal")
+
+    assert [tuple(row) for row in stored] == [(1, None), (2, None)]
+
+
 async def test_a_gateway_of_the_version_before_goes_on_accepting(database_urls: Mapping[str, str]) -> None:
     """With the arguments that it knows, of which one means nothing any more."""
     async with _connected(database_urls["parley_gateway"]) as gateway:
@@ -106,6 +120,12 @@ async def test_a_gateway_of_the_version_before_goes_on_accepting(database_urls: 
 _ANSWER = """
     insert into messages (id, conversation_id, job_id, user_id, turn, ordinal, role, content, parts, status)
     select $1, conversation_id, id, user_id, turn, 2, 'assistant', 'Hello!', '[]', 'completed' from jobs where id = $2
+"""
+_CALL = """
+    insert into tool_calls (id, conversation_id, job_id, user_id, turn, ordinal, call_id, server_label, tool_name,
+                            parameters, status)
+    select $1, conversation_id, id, user_id, turn, $3, 'call', 'tasks', 'add_task', '{}', 'completed'
+    from jobs where id = $2
 """
 _JOBS = """
     select id, input_item_count, (select count(*) from messages where job_id = jobs.id) as message_count from jobs

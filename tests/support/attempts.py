@@ -103,7 +103,7 @@ class ScriptedTools:
         if self.before is not None:
             await self.before()
         self.made.append((tool.name, arguments, key))
-        return ToolResult(f'{{"number":{len(self.made)}}}')
+        return ToolResult(f'{{"number":{len(self.made)}}}', duration_ms=len(self.made))
 
 
 @dataclass

@@ -19,6 +19,7 @@ class Call:
     parameters: str = '{"title":"buy milk"}'
     result: str | None = '{"title":"buy milk"}'
     error: dict[str, Any] | None = None
+    duration_ms: int | None = 42
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class Turns:
         await db.execute(
             """
             insert into tool_calls (id, conversation_id, job_id, user_id, turn, ordinal, call_id, server_label,
-                                    tool_name, parameters, result, error, status)
-            select $1, conversation_id, id, user_id, turn, $3, $4, 'tasks', $5, $6, $7, $8, $9
+                                    tool_name, parameters, result, error, status, duration_ms)
+            select $1, conversation_id, id, user_id, turn, $3, $4, 'tasks', $5, $6, $7, $8, $9, $10
             from jobs where id = $2
             """,
             uuid7(),
@@ -96,6 +97,7 @@ class Turns:
             call.result,
             call.error,
             "failed" if call.error else "completed",
+            call.duration_ms,
         )
 
     async def _insert_text(self, db: Any, accepted: Accepted, ordinal: int, text: str) -> None:

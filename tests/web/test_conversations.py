@@ -1,14 +1,15 @@
 """The list, the branches, the tools: what people arrange, and what other tabs and devices see of it."""
 
 import asyncio
+import re
 
 import asyncpg
-from playwright.async_api import BrowserContext, Route, expect
+from playwright.async_api import BrowserContext, Page, Route, expect
 
 from tests.support.backends import Backends
 from tests.support.client import Client
 from tests.support.stack import Stack
-from tests.web.conftest import Complaints
+from tests.web.conftest import Complaints, NewDevice
 from tests.web.steps import (
     answer_of,
     ask,
@@ -240,6 +241,37 @@ async def test_tools_are_shown_at_work_failed_and_asked_for_and_look_the_same_af
     await expect(page.get_by_text("You refused it.")).to_be_visible()
     await page.locator("details.tool").first.locator("summary").click()
     assert await region_of(page).aria_snapshot() == before
+
+
+async def test_a_card_tells_eyes_and_ears_how_long_its_tool_took_and_the_same_after_a_reload(
+    new_device: NewDevice,
+) -> None:
+    user = new_user()
+    page = await come_in(await new_device(), user)
+    await ask(page, "add a task: buy milk")
+    await ask(page, '[[demo: call=complete_task args={"task_id": "none"}]] go')
+    as_it_came = await region_of(page).aria_snapshot()
+    seen = await _durations(page)
+    await page.reload()
+    await expect(page.locator("details.tool")).to_have_count(2)
+    await at_rest(page)
+
+    assert await region_of(page).aria_snapshot() == as_it_came
+    assert re.findall(r" (done|failed) \d+(?:\.\d)? (?:milli)?seconds?\b", as_it_came) == ["done", "failed"]
+    assert all(re.fullmatch(r"\d+ ms|\d+(\.\d)? s", one) for one in seen), seen
+
+    german = await (await new_device(locale="de-DE")).new_page()
+    await german.context.request.post("/session/dev", data={"user_id": user})
+    await german.goto(f"/{await page.evaluate('location.hash')}")
+    await expect(german.locator("details.tool")).to_have_count(2)
+    told = await german.locator("details.tool").first.aria_snapshot()
+    assert re.search(r" erledigt \d+(,\d)? (Milli)?[Ss]ekunden?\b", told), told
+    assert [one.replace(",", ".") for one in await _durations(german)] == seen
+
+
+async def _durations(page: Page) -> list[str]:
+    """As they are shown on the cards."""
+    return await page.locator("details.tool .tool-took [aria-hidden]").all_text_contents()
 
 
 async def test_the_task_list_follows_what_is_done_and_can_be_ticked(device: BrowserContext) -> None:

@@ -109,7 +109,7 @@ class AttemptJournal:
 
     def close_call(self, result: ToolResult) -> list[Event]:
         error = None if result.error is None else tool_error_to_wire(result.error)
-        return self._response.close_mcp_call(result.output, error)
+        return self._response.close_mcp_call(result.output, error, result.duration_ms)
 
     def hand_over(self, handed: HandedCall) -> list[Event]:
         """A call that is the client's: to make, or to allow."""

@@ -22,15 +22,15 @@ _COLUMNS = {
     "messages": """
         'messages' as source, id, user_id, job_id, turn, ordinal, created_at, status, role, parts, metadata,
         null::jsonb as item, null as server_label, null as tool_name, null as parameters, null as result,
-        null::jsonb as error, null as approval_request_id""",
+        null::jsonb as error, null as approval_request_id, null::integer as duration_ms""",
     "tool_calls": """
         'tool_calls', id, user_id, job_id, turn, ordinal, executed_at, status, null, null, null,
         null, server_label, tool_name, parameters, result,
-        error, approval_request_id""",
+        error, approval_request_id, duration_ms""",
     "items": """
         'items', id, user_id, job_id, turn, ordinal, created_at, null, null, null, null,
         item, null, null, null, null,
-        null, null""",
+        null, null, null""",
 }
 
 
@@ -138,6 +138,7 @@ def _tool_call(row: Row) -> JsonObject:
         "output": row["result"],
         "error": row["error"],
         "approval_request_id": row["approval_request_id"],
+        "duration_ms": row["duration_ms"],
         "status": row["status"],
     }
 

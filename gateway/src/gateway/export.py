@@ -90,7 +90,8 @@ _IN_CONVERSATIONS = (
         ["turn", "ordinal", "id"],
         """
         wire_id('mcp', t.id) as id, wire_id('resp', t.job_id) as response_id, t.turn, t.ordinal, t.server_label,
-        t.tool_name, t.parameters, t.result, t.error, t.status, t.approval_request_id, t.executed_at, t.deleted_at
+        t.tool_name, t.parameters, t.result, t.error, t.status, t.approval_request_id, t.duration_ms, t.executed_at,
+        t.deleted_at
         """,
         _OF_THE_CONVERSATION,
     ),

@@ -345,7 +345,7 @@ async def _tool_calls(db: Any, user_id: str, messages: Iterable[Row]) -> dict[UU
     """
     rows = await db.fetch(
         """
-        select id, user_id, server_label, tool_name, parameters, result, error, status, executed_at,
+        select id, user_id, server_label, tool_name, parameters, result, error, status, duration_ms, executed_at,
                coalesce(
                    (select m.id from messages m
                     where m.job_id = t.job_id and m.ordinal > t.ordinal and m.user_id = $2 and m.deleted_at is null

@@ -164,7 +164,8 @@ _ITEMS = """
     select t.id, t.user_id, t.conversation_id, t.job_id, t.ordinal, 'mcp_call', null, null, null, null, null,
            jsonb_build_object('type', 'mcp_call', 'server_label', t.server_label, 'name', t.tool_name,
                               'arguments', t.parameters, 'output', t.result, 'error', t.error,
-                              'approval_request_id', t.approval_request_id, 'status', t.status)
+                              'approval_request_id', t.approval_request_id, 'duration_ms', t.duration_ms,
+                              'status', t.status)
     from tool_calls t where t.user_id = $1 and t.deleted_at is null
 """
 

@@ -31,6 +31,7 @@ _TOOL_CALL_EXAMPLE: JsonDict = {
     "result": {"id": "task_0199c3f2a4d87b3f8e5d2c1b0a998877", "title": "buy milk"},
     "error": None,
     "status": "completed",
+    "duration_ms": 42,
     "executed_at": "2026-03-01T09:00:03Z",
 }
 _MESSAGE_EXAMPLE: JsonDict = {
@@ -91,6 +92,9 @@ class ToolCallView(BaseModel):
     result: Any
     error: dict[str, Any] | None
     status: Annotated[str, Field(description="`completed`, `failed` or `incomplete`")]
+    duration_ms: Annotated[
+        int | None, Field(description="how long it took; null where it was not made, or its outcome is unknown")
+    ]
     executed_at: datetime
 
     @classmethod
@@ -103,6 +107,7 @@ class ToolCallView(BaseModel):
             result=_json_or_text(row["result"]),
             error=row["error"],
             status=row["status"],
+            duration_ms=row["duration_ms"],
             executed_at=row["executed_at"],
         )
 

@@ -17,6 +17,7 @@ _ITEM_PREFIXES = {
     "mcp_list_tools": Prefix.TOOL_LIST,
     "mcp_approval_request": Prefix.APPROVAL_REQUEST,
 }
+_INTEGER_MAX = 2**31 - 1  # of Postgres
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class ToolCallRow:
     error: JsonObject | None
     status: str
     approval_request_id: str | None
+    duration_ms: int | None
 
 
 class Spent(msgspec.Struct, frozen=True):
@@ -90,6 +92,7 @@ class _McpCallItem(msgspec.Struct):
     output: str | None = None
     error: JsonObject | None = None
     approval_request_id: str | None = None
+    duration_ms: Annotated[int, msgspec.Meta(ge=0, le=_INTEGER_MAX)] | None = None
 
 
 def outcome_of(event: Event, status: JobStatus) -> Outcome:
@@ -140,6 +143,7 @@ def _tool_call(position: int, item: _McpCallItem) -> ToolCallRow:
         error=item.error,
         status=item.status,
         approval_request_id=item.approval_request_id,
+        duration_ms=item.duration_ms,
     )
 
 

@@ -378,13 +378,14 @@ async def _insert_output(connection: asyncpg.Connection, jobs: list[Draft]) -> N
                                           input_item_count integer, position integer, kind text, item jsonb)
         )
         insert into tool_calls (id, conversation_id, job_id, user_id, turn, ordinal, call_id, server_label, tool_name,
-                                parameters, result, error, status, approval_request_id)
+                                parameters, result, error, status, approval_request_id, duration_ms)
         select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position, v.call_id,
-               v.server_label, v.tool_name, v.parameters, v.result, v.error, v.status, v.approval_request_id
+               v.server_label, v.tool_name, v.parameters, v.result, v.error, v.status, v.approval_request_id,
+               v.duration_ms
         from jsonb_to_recordset($2) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
                                       input_item_count integer, position integer, call_id text, server_label text,
                                       tool_name text, parameters text, result text, error jsonb, status text,
-                                      approval_request_id text)
+                                      approval_request_id text, duration_ms integer)
         """,
         messages,
         tool_calls,

@@ -195,6 +195,7 @@ class ResponseEvents:
             "output": None,
             "error": None,
             "approval_request_id": approval_request_id,
+            "duration_ms": None,
             "status": "in_progress",
         }
         events = [self._open_item(item)]
@@ -204,15 +205,21 @@ class ResponseEvents:
         events.append(self._event("response.mcp_call_arguments.done", {**where, "arguments": arguments}))
         return events
 
-    def close_mcp_call(self, output: str | None, error: JsonObject | None) -> list[Event]:
-        """The result of the open tool call; `error` is a typed error of the wire."""
+    def close_mcp_call(
+        self, output: str | None, error: JsonObject | None, duration_ms: int | None = None
+    ) -> list[Event]:
+        """The result of the open tool call; `error` is a typed error of the wire.
+
+        `duration_ms` is ours: how long the call took, as far as anybody knows.
+        """
         assert self._open is not None
         item = self._open.item
         outcome = "completed" if error is None else "failed"
         where = {"item_id": item["id"], "output_index": self.next_output_index}
+        result = {"output": output, "error": error, "duration_ms": duration_ms, "status": outcome}
         return [
             self._event(f"response.mcp_call.{outcome}", where),
-            self._close_item({**item, "output": output, "error": error, "status": outcome}),
+            self._close_item({**item, **result}),
         ]
 
     def function_call(self, item_id: str, call_id: str, name: str, arguments: str) -> list[Event]:

@@ -134,6 +134,8 @@ export const de: Catalogue = {
     completed: "erledigt",
     failed: "fehlgeschlagen",
     incomplete: "Ausgang unbekannt",
+    milliseconds: (n) => `${n} ms`,
+    seconds: (n) => `${n} s`,
     arguments: "Eingabe",
     result: "Ergebnis",
     error: "Fehler",

@@ -135,6 +135,8 @@ export const en = {
     completed: "done",
     failed: "failed",
     incomplete: "outcome unknown",
+    milliseconds: (n: string) => `${n} ms`,
+    seconds: (n: string) => `${n} s`,
     arguments: "Input",
     result: "Result",
     error: "Error",

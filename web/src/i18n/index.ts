@@ -69,6 +69,23 @@ export function sizeOf(language: Language, bytes: number): string {
   return new Intl.NumberFormat(language.tag, { style: "unit", unit, maximumFractionDigits: isLarge && amount < 10 ? 1 : 0 }).format(amount);
 }
 
+const SECONDS_FROM_MS = 100; // less is told in milliseconds
+const TENTHS_BELOW_MS = 10_000;
+
+/** How long something took, such as 42 ms, 0.4 s, 12 s: `shown` to the eye, `said` in whole words. */
+export function durationOf(language: Language, ms: number): { readonly shown: string; readonly said: string } {
+  const isShort = ms < SECONDS_FROM_MS;
+  const digits = !isShort && ms < TENTHS_BELOW_MS ? 1 : 0;
+  const form = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+  const amount = isShort ? ms : ms / 1000;
+  const unit = isShort ? "millisecond" : "second";
+  const number = new Intl.NumberFormat(language.tag, form).format(amount);
+  return {
+    shown: isShort ? language.words.tool.milliseconds(number) : language.words.tool.seconds(number),
+    said: new Intl.NumberFormat(language.tag, { ...form, style: "unit", unit, unitDisplay: "long" }).format(amount),
+  };
+}
+
 /** `part` of 1, such as 40 %. */
 export function percentOf(language: Language, part: number): string {
   return new Intl.NumberFormat(language.tag, { style: "percent" }).format(part);

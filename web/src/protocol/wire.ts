@@ -37,6 +37,8 @@ export interface ToolCallItem {
   readonly arguments: string;
   readonly output: string | null;
   readonly error: string | null;
+  /** How long it took; null where nobody knows, or it was not made. */
+  readonly durationMs: number | null;
   readonly status: ItemStatus;
 }
 
@@ -225,6 +227,10 @@ function whole(value: unknown): number {
   return typeof value === "number" && Number.isFinite(value) ? value : 0;
 }
 
+function amountOrNull(value: unknown): number | null {
+  return typeof value === "number" && Number.isFinite(value) && value >= 0 ? value : null;
+}
+
 function list(value: unknown): readonly unknown[] {
   return Array.isArray(value) ? value : [];
 }
@@ -264,6 +270,7 @@ export function readItem(value: unknown): Item | null {
         arguments: text(item["arguments"]),
         output: textOrNull(item["output"]),
         error: readToolError(item["error"]),
+        durationMs: amountOrNull(item["duration_ms"]),
         status,
       };
     case "mcp_approval_request":

@@ -3,7 +3,7 @@
 import { memo, type ReactNode } from "react";
 
 import type { ApprovalRequestItem, ToolCallItem } from "../protocol/wire";
-import { useWords } from "../i18n";
+import { durationOf, useLanguage, useWords } from "../i18n";
 import { useApp } from "./context";
 import { Icon } from "./icons";
 
@@ -43,6 +43,7 @@ export const ToolCard = memo(function ToolCard({ call }: { readonly call: ToolCa
         <span className="tool-name">{inWords(call.name)}</span>
         <span className="tool-gist" dir="auto">{gist(call.arguments)}</span>
         <span className="tool-state">{words.tool[state]}</span>
+        {call.durationMs !== null && <Took ms={call.durationMs} />}
         <Icon name="chevronDown" />
       </summary>
       <dl>
@@ -53,6 +54,17 @@ export const ToolCard = memo(function ToolCard({ call }: { readonly call: ToolCa
     </details>
   );
 });
+
+/** As it is written for the eye, and in whole words for who is read to. */
+function Took({ ms }: { readonly ms: number }): ReactNode {
+  const { shown, said } = durationOf(useLanguage(), ms);
+  return (
+    <span className="tool-took">
+      <span aria-hidden="true">{shown}</span>
+      <span className="unseen">{said}</span>
+    </span>
+  );
+}
 
 function Value({ term, text }: { readonly term: string; readonly text: string }): ReactNode {
   const words = useWords();

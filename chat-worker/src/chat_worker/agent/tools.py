@@ -17,6 +17,7 @@ a token that no other server takes.
 """
 
 import asyncio
+import math
 import re
 import ssl
 import time
@@ -382,18 +383,18 @@ class _Connector:
         }
         began_at = time.perf_counter()
         with tracing.start(f"execute_tool {name}", tracing.Kind.CLIENT, attributes) as span:
-            result = await self._call(user_id, name, arguments, key, span)
+            refusal = self._refusal(name, arguments)
+            result = refusal or await self._call(user_id, name, arguments, key, span)
             outcome = _outcome_of(result)
             if result.error is not None:
                 span.fail(outcome)
+        took_seconds = time.perf_counter() - began_at
         _CALLS.labels(label, name, outcome).inc()
-        _CALL_SECONDS.labels(label).observe(time.perf_counter() - began_at)
-        return result
+        _CALL_SECONDS.labels(label).observe(took_seconds)
+        has_duration = refusal is None and not result.outcome_unknown
+        return replace(result, duration_ms=math.ceil(took_seconds * 1000)) if has_duration else result
 
     async def _call(self, user_id: str, name: str, arguments: JsonObject, key: str, span: tracing.Span) -> ToolResult:
-        refusal = self._refusal(name, arguments)
-        if refusal is not None:
-            return refusal
         seconds = self.server.policy.call_seconds(name, self._limits.call_seconds)
         meta = cast("RequestParamsMeta", {IDEMPOTENCY_META_KEY: key, **(span.headers or {})})
         request = CallToolRequest(params=CallToolRequestParams(name=name, arguments=arguments, _meta=meta))

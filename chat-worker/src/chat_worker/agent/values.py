@@ -109,12 +109,14 @@ class ToolResult:
     """What the model is told. `output` is text (JSON where the tool has structured output); null when `error` is set.
 
     `outcome_unknown` marks a call that may or may not have happened. The loop repeats it with its key, where the tool
-    allows that; else the model is told.
+    allows that; else the model is told. `duration_ms` is how long the call took that came to this: null where none was
+    made, or its outcome is unknown. The model is not told, and results that say the same are equal.
     """
 
     output: str | None
     error: ToolError | None = None
     outcome_unknown: bool = False
+    duration_ms: int | None = field(default=None, compare=False)
 
 
 def as_unknown(error: ToolError) -> ToolResult:
