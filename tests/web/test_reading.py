@@ -14,6 +14,8 @@ from tests.web.steps import answer_of, ask, at_rest, box_of, choose, come_in, ne
 _SHOWN = (50, 500)  # messages that the page holds while it is typed in and answered
 _FRAME = "ProxyMain::BeginMainFrame"  # one frame of the page's thread, as browsers trace it
 _FROM_END = "(box) => box.scrollHeight - box.scrollTop - box.clientHeight"
+_IN_WORK = """[...document.querySelectorAll(".turn")]
+    .filter((turn) => turn.checkVisibility({ contentVisibilityAuto: true })).length"""  # laid out and painted
 _ITEMS_PER_REQUEST = 20
 _ANSWER = """\
 Answer **{n}**
@@ -106,6 +108,31 @@ async def test_the_end_is_followed_only_by_a_reader_who_is_there(device: Browser
     assert abs(await region.evaluate("(box) => box.scrollTop") - place) < 2
 
 
+async def test_a_scrolling_that_is_told_of_late_takes_no_reader_back_to_the_end(device: BrowserContext) -> None:
+    """The page scrolls by itself, the reader leaves, and only then the page hears of its own scrolling."""
+    page = await come_in(device, new_user())
+    region = region_of(page)
+    await say(page, "[[demo: fault=endless delay_ms=4]] long")
+    await page.wait_for_function("() => document.querySelector('.scroll').scrollTop > 300")
+
+    await region.evaluate(
+        """(box) => {
+            box.dispatchEvent(new WheelEvent("wheel", { deltaY: -1, bubbles: true }));
+            box.dispatchEvent(new Event("scroll"));
+        }"""
+    )
+    assert await _stays(region)
+    to_end = page.get_by_role("button", name="To the end: something new is there")
+    await expect(to_end).to_be_visible()
+
+    await region.hover()
+    await page.mouse.wheel(0, 100_000)  # the reader's own way there counts
+    await expect(to_end).to_have_count(0)
+    await page.wait_for_function(f"() => ({_FROM_END})(document.querySelector('.scroll')) < 40")
+    await page.keyboard.press("Escape")
+    await at_rest(page)
+
+
 async def test_a_long_thread_opens_at_its_end_and_earlier_pages_do_not_move_it(
     device: BrowserContext, stack: Stack
 ) -> None:
@@ -129,6 +156,23 @@ async def test_a_long_thread_opens_at_its_end_and_earlier_pages_do_not_move_it(
     await earlier.click()
     await expect(page.get_by_role("article")).to_have_count(120)
     await expect(earlier).to_have_count(0)
+
+    # What is out of sight is left out by the browser, and its height kept: on the way through nothing jumps.
+    height = await region.evaluate("(box) => { box.scrollTop = box.scrollHeight; return box.scrollHeight; }")
+    await page.wait_for_function(f"() => ({_IN_WORK}) < 120")
+    await expect(first).to_be_visible()  # and can be found, read out and gone to all the same
+    heights = await region.evaluate(
+        """async (box) => {
+            const heights = [];
+            while (box.scrollTop > 0) {
+                box.scrollTop -= box.clientHeight / 2;
+                await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+                heights.push(box.scrollHeight);
+            }
+            return heights;
+        }"""
+    )
+    assert all(abs(each - height) < 2 for each in heights), heights
 
 
 async def _keystrokes_ms(page: Page) -> float:
@@ -168,9 +212,11 @@ async def _frame_costs_ms(page: Page) -> list[float]:
         """async () => {
             const key = { key: "Enter", bubbles: true, cancelable: true };
             document.querySelector("#message").dispatchEvent(new KeyboardEvent("keydown", key));
+            const column = document.querySelector(".column");
             for (let text = ""; !text.includes("w59"); ) {
                 await new Promise((resolve) => requestAnimationFrame(resolve));
-                text = document.querySelector(".turn:last-child .prose")?.textContent ?? "";
+                // In the last rows alone: looking through all of a long thread would cost a frame of its own.
+                text = column.lastElementChild.querySelector(".turn:last-child .prose")?.textContent ?? "";
             }
         }"""
     )
@@ -203,6 +249,8 @@ async def test_typing_and_frames_are_as_quick_in_a_long_thread_as_in_a_short_one
     keys, frames = {}, {}
     for count in _SHOWN:
         await _show_earlier(page, count)
+        # However long the thread is, the browser has to do with some fifty turns of it.
+        await page.wait_for_function(f"() => ({_IN_WORK}) <= {2 * _SHOWN[0]}")
         keys[count], frames[count] = await _keystrokes_ms(page), await _frame_costs_ms(page)
     print(f"\nopening 2,000 stored messages: {opening:.0f} ms")  # noqa: T201 - measured, not asserted
     for count, times in frames.items():

@@ -280,8 +280,8 @@ export class Thread {
   /** A message of the outbox is being sent: again, or for the first time. */
   trying(key: string): void {
     const problems = new Map(this.state.problems);
-    problems.delete(key);
-    this.show({ problems, transcript: changed(this.state.transcript, key, (turn) => ({ ...turn, status: "sending" })) });
+    if (problems.delete(key)) this.show({ problems });
+    this.show({ transcript: changed(this.state.transcript, key, (turn) => ({ ...turn, status: "sending" })) });
   }
 
   acceptedAs(key: string, response: WireResponse): void {

@@ -6,6 +6,31 @@
 import { type RefObject, useCallback, useEffect, useLayoutEffect, useRef, useState } from "react";
 
 const END_PX = 32; // so near to the end counts as at the end
+const AWAY_KEYS: ReadonlySet<string> = new Set(["PageUp", "Home", "ArrowUp"]);
+const ENDWARD_KEYS: ReadonlySet<string> = new Set(["PageDown", "End", "ArrowDown"]);
+
+/** Where a reader is: how far from the beginning, and how far from the end. */
+interface Place {
+  readonly top: number;
+  readonly fromEnd: number;
+}
+
+function placeOf(box: Element): Place {
+  return { top: box.scrollTop, fromEnd: box.scrollHeight - box.scrollTop - box.clientHeight };
+}
+
+export type Movement = "to the end" | "away" | "none";
+
+/**
+ * What the reader did between two places. What grows below or above changes only one of the two distances, or both in
+ * the same direction; what shrinks can only push up. And a place that was noted by whoever wrote it is no movement.
+ */
+export function movementOf(before: Place, now: Place): Movement {
+  const isAtEnd = now.fromEnd <= END_PX;
+  if (isAtEnd && now.top > before.top && now.fromEnd < before.fromEnd) return "to the end";
+  if (!isAtEnd && now.top < before.top && now.fromEnd > before.fromEnd) return "away";
+  return "none";
+}
 
 export interface Scrolling {
   readonly frame: RefObject<HTMLDivElement | null>;
@@ -13,6 +38,8 @@ export interface Scrolling {
   readonly isAtEnd: boolean;
   /** Something came below while the reader was elsewhere. */
   readonly hasNews: boolean;
+  /** Of the content, in pixels. */
+  readonly width: number;
   readonly toEnd: () => void;
   /** Bring a row of the content into sight, and stay there. */
   readonly toRow: (row: Element) => void;
@@ -25,36 +52,45 @@ export function useScrolling(thread: string, oldest: string, newest: string): Sc
   const isPinned = useRef(true);
   const [isAtEnd, setAtEnd] = useState(true);
   const [hasNews, setNews] = useState(false);
+  const [width, setWidth] = useState(0);
   const before = useRef({ thread, oldest, newest, height: 0 });
+  const place = useRef<Place>({ top: 0, fromEnd: 0 });
 
   const pin = useCallback((isNow: boolean): void => {
-    isPinned.current = isNow;
-    setAtEnd(isNow);
+    if (isPinned.current !== isNow) {
+      isPinned.current = isNow;
+      setAtEnd(isNow);
+    }
     if (isNow) setNews(false);
+  }, []);
+
+  /** Scroll by `write`, which no event that tells of it later can be mistaken for a movement of the reader's. */
+  const move = useCallback((write: (box: HTMLElement) => void): void => {
+    const box = frame.current;
+    if (!box) return;
+    write(box);
+    place.current = placeOf(box);
   }, []);
 
   const toEnd = useCallback((): void => {
     pin(true);
-    const { current } = frame;
-    if (current) current.scrollTop = current.scrollHeight;
-  }, [pin]);
+    move(showEnd);
+  }, [pin, move]);
 
   const toRow = useCallback(
     (row: Element): void => {
       pin(false);
-      row.scrollIntoView({ block: "center" });
+      move(() => row.scrollIntoView({ block: "center" }));
     },
-    [pin],
+    [pin, move],
   );
 
   useLayoutEffect(() => {
-    const box = frame.current;
-    if (!box) return;
     const last = before.current;
     if (last.thread !== thread) toEnd();
-    else if (last.oldest !== oldest && last.newest === newest && !isPinned.current) box.scrollTop += box.scrollHeight - last.height;
-    before.current = { thread, oldest, newest, height: box.scrollHeight };
-  }, [thread, oldest, newest, toEnd]);
+    else if (last.oldest !== oldest && last.newest === newest && !isPinned.current) move((box) => (box.scrollTop += box.scrollHeight - last.height));
+    before.current = { thread, oldest, newest, height: frame.current?.scrollHeight ?? 0 };
+  }, [thread, oldest, newest, toEnd, move]);
 
   useEffect(() => {
     const box = frame.current;
@@ -64,52 +100,56 @@ export function useScrolling(thread: string, oldest: string, newest: string): Sc
     const observer = new ResizeObserver(() => {
       const grown = inner.clientHeight - height;
       height = inner.clientHeight;
-      if (isPinned.current) box.scrollTop = box.scrollHeight;
-      else if (grown > 0) setNews(true);
+      setWidth(inner.clientWidth);
+      if (box.scrollHeight <= box.clientHeight) pin(true); // nobody can be elsewhere
+      else if (!isPinned.current && grown > 0) setNews(true);
+      if (isPinned.current) showEnd(box);
+      place.current = placeOf(box);
       before.current.height = box.scrollHeight;
     });
     observer.observe(inner);
     observer.observe(box);
-    const end = (): boolean => box.scrollHeight - box.scrollTop - box.clientHeight <= END_PX;
-    let isDragging = false;
     const onScroll = (): void => {
-      if (end()) {
-        if (!isPinned.current) pin(true);
-        return;
-      }
-      // Where the content has just changed, it moved and not the reader; the observer sees to that.
-      const isReader = isDragging || box.scrollHeight === before.current.height;
-      if (isPinned.current && isReader) pin(false);
+      const now = placeOf(box);
+      const movement = movementOf(place.current, now);
+      place.current = now;
+      if (movement !== "none") pin(movement === "to the end");
     };
-    const onPointer = (event: PointerEvent): void => {
-      isDragging = event.type === "pointerdown" && event.target === box; // the scroll bar is the box's own
+    // What the reader wants is known before the scrolling itself is told of: the next word would else pull them back.
+    const want = (isAway: boolean): void => {
+      if (isAway && box.scrollTop > 0) pin(false);
+      if (!isAway && placeOf(box).fromEnd <= END_PX) pin(true);
     };
-    // Let go before the scrolling itself is told of: the next word would else pull the reader back.
     const onWheel = (event: WheelEvent): void => {
-      if (event.deltaY < 0 && box.scrollTop > 0) pin(false);
+      if (event.deltaY !== 0) want(event.deltaY < 0);
     };
-    const onTouch = (): void => {
-      if (!end()) pin(false);
+    let finger = 0;
+    const onTouch = (event: TouchEvent): void => {
+      const { clientY } = event.touches[0] ?? { clientY: finger };
+      if (event.type === "touchmove" && clientY !== finger) want(clientY > finger);
+      finger = clientY;
     };
     const onKey = (event: KeyboardEvent): void => {
-      if (["PageUp", "Home", "ArrowUp"].includes(event.key) && box.scrollTop > 0) pin(false);
+      if (AWAY_KEYS.has(event.key) || ENDWARD_KEYS.has(event.key)) want(AWAY_KEYS.has(event.key));
     };
     box.addEventListener("scroll", onScroll, { passive: true });
     box.addEventListener("wheel", onWheel, { passive: true });
+    box.addEventListener("touchstart", onTouch, { passive: true });
     box.addEventListener("touchmove", onTouch, { passive: true });
     box.addEventListener("keydown", onKey);
-    box.addEventListener("pointerdown", onPointer);
-    addEventListener("pointerup", onPointer);
     return () => {
       observer.disconnect();
       box.removeEventListener("scroll", onScroll);
       box.removeEventListener("wheel", onWheel);
+      box.removeEventListener("touchstart", onTouch);
       box.removeEventListener("touchmove", onTouch);
       box.removeEventListener("keydown", onKey);
-      box.removeEventListener("pointerdown", onPointer);
-      removeEventListener("pointerup", onPointer);
     };
   }, [pin, thread]);
 
-  return { frame, content, isAtEnd, hasNews, toEnd, toRow };
+  return { frame, content, isAtEnd, hasNews, width, toEnd, toRow };
+}
+
+function showEnd(box: HTMLElement): void {
+  box.scrollTop = box.scrollHeight;
 }

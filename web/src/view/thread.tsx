@@ -1,15 +1,17 @@
 /** The open conversation: its turns, and the box to say something in. */
 
-import { type ReactNode, useCallback, useEffect, useMemo, useRef, useState } from "react";
+import { memo, type ReactNode, useCallback, useEffect, useMemo, useRef, useState } from "react";
 
 import { approvals as approvalsOf, isOpen, openTurn, type Transcript, turnWith } from "../protocol/transcript";
+import type { ThreadState } from "../state/model";
 import { useWords } from "../i18n";
 import { Composer } from "./composer";
 import { useApp, useShown } from "./context";
+import { type Group, grouped } from "./groups";
 import { Icon } from "./icons";
 import { Skeleton } from "./parts";
 import { useScrolling } from "./scrolling";
-import { TurnView } from "./turn";
+import { Busy, TurnView, type TurnProps } from "./turn";
 
 /** `welcome` is what an empty conversation shows. */
 export function ThreadView({ welcome = <Welcome /> }: { readonly welcome?: ReactNode }): ReactNode {
@@ -20,6 +22,7 @@ export function ThreadView({ welcome = <Welcome /> }: { readonly welcome?: React
   const [putBack, setPutBack] = useState<{ readonly text: string } | null>(null);
   const giveBack = useCallback((text: string) => setPutBack({ text }), []);
   const approvals = useApprovals(transcript);
+  const groups = useGroups(transcript);
   const place = useRef(0);
   // A conversation that has just begun gets an id, and stays the same to its reader.
   const lastId = useRef(thread.conversationId);
@@ -56,19 +59,22 @@ export function ThreadView({ welcome = <Welcome /> }: { readonly welcome?: React
               {thread.isLoadingEarlier ? words.loading : words.thread.loadEarlier}
             </button>
           )}
-          {phase === "ready" &&
-            transcript.map((turn) => (
-              <TurnView
-                key={turn.id}
-                turn={turn}
-                problem={thread.problems.get(turn.id)}
-                isEditing={thread.editing === turn.id}
-                foundItemId={turn === foundTurn ? (found?.itemId ?? null) : null}
-                isBusy={isBusy}
-                approvals={approvals}
-                onDiscarded={giveBack}
-              />
-            ))}
+          <Busy value={isBusy}>
+            {phase === "ready" &&
+              groups.map((group) => (
+                <GroupView
+                  key={group.key}
+                  group={group}
+                  width={scrolling.width}
+                  problems={thread.problems}
+                  editing={thread.editing}
+                  foundTurnId={foundTurn?.id ?? null}
+                  foundItemId={found?.itemId ?? null}
+                  approvals={approvals}
+                  onDiscarded={giveBack}
+                />
+              ))}
+          </Busy>
         </div>
       </div>
       <div className="dock">
@@ -83,6 +89,56 @@ export function ThreadView({ welcome = <Welcome /> }: { readonly welcome?: React
       <Announcer />
     </main>
   );
+}
+
+interface GroupProps extends Pick<TurnProps, "approvals" | "onDiscarded" | "foundItemId"> {
+  readonly group: Group;
+  /** Of the room there is. */
+  readonly width: number;
+  readonly problems: ThreadState["problems"];
+  readonly editing: string | null;
+  readonly foundTurnId: string | null;
+}
+
+const GroupView = memo(function GroupView({ group, width, problems, editing, foundTurnId, foundItemId, ...others }: GroupProps): ReactNode {
+  const isMeasured = useMeasured(width);
+  return (
+    <div className={isMeasured ? "turns measured" : "turns"}>
+      {group.turns.map((turn) => (
+        <TurnView
+          key={turn.id}
+          turn={turn}
+          problem={problems.get(turn.id)}
+          isEditing={editing === turn.id}
+          foundItemId={turn.id === foundTurnId ? foundItemId : null}
+          {...others}
+        />
+      ))}
+    </div>
+  );
+});
+
+/**
+ * Whether the browser has laid the group out at this width and remembers its height. From then on it may leave the group
+ * out while it is out of sight: what is in sight stays where it is, as nothing changes its height.
+ */
+function useMeasured(width: number): boolean {
+  const [measuredWidth, setMeasuredWidth] = useState<number | null>(null);
+  useEffect(() => {
+    let frame = requestAnimationFrame(() => {
+      frame = requestAnimationFrame(() => setMeasuredWidth(width)); // behind the frame that has laid it out
+    });
+    return () => cancelAnimationFrame(frame);
+  }, [width]);
+  return measuredWidth === width;
+}
+
+function useGroups(transcript: Transcript): readonly Group[] {
+  const kept = useRef<readonly Group[]>([]);
+  return useMemo(() => {
+    kept.current = grouped(kept.current, transcript);
+    return kept.current;
+  }, [transcript]);
 }
 
 /** The same map as long as it says the same, so that turns are not rendered again for it. */

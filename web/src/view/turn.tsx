@@ -1,6 +1,6 @@
 /** A turn: what was said, and what came of it. */
 
-import { memo, type ReactNode, useEffect, useRef, useState } from "react";
+import { createContext, memo, type ReactNode, useContext, useEffect, useRef, useState } from "react";
 
 import { answeredIn, isOpen, saidIn, type Turn } from "../protocol/transcript";
 import type { Item, MessageItem, ReasoningItem } from "../protocol/wire";
@@ -19,13 +19,18 @@ export interface TurnProps {
   readonly turn: Turn;
   readonly problem: Problem | undefined;
   readonly isEditing: boolean;
-  /** Whether something else is being answered, so that branches stay as they are. */
-  readonly isBusy: boolean;
   /** Answers to requests for approval, by the request's id. */
   readonly approvals: ReadonlyMap<string, boolean>;
   /** The message of this turn that a search led to. */
   readonly foundItemId: string | null;
   readonly onDiscarded: (text: string) => void;
+}
+
+/** Whether something is being answered, so that branches stay as they are. Told to the few that it concerns. */
+export const Busy = createContext(false);
+
+function WhenIdle({ children }: { readonly children: ReactNode }): ReactNode {
+  return useContext(Busy) ? null : children;
 }
 
 export const TurnView = memo(function TurnView(props: TurnProps): ReactNode {
@@ -64,11 +69,10 @@ function GivenMessage({ message, foundItemId }: { readonly message: MessageItem 
   );
 }
 
-function UserMessage({ message, turn, problem, isBusy, foundItemId, onDiscarded }: TurnProps & { readonly message: MessageItem }): ReactNode {
+function UserMessage({ message, turn, problem, foundItemId, onDiscarded }: TurnProps & { readonly message: MessageItem }): ReactNode {
   const language = useLanguage();
   const words = language.words;
   const app = useApp();
-  const canEdit = isRepeatable(turn) && !isBusy;
   return (
     <article className="message user" aria-label={words.message.you} {...foundAs(foundItemId === message.id)}>
       <AttachmentList attachments={message.attachments} />
@@ -81,9 +85,13 @@ function UserMessage({ message, turn, problem, isBusy, foundItemId, onDiscarded 
         <span className="actions">
           {turn.responseId && <time dateTime={new Date(turn.createdAt * 1000).toISOString()}>{timeOf(language, turn.createdAt)}</time>}
           <CopyButton text={message.text} label={words.message.copy} />
-          {canEdit && <IconButton icon="edit" label={words.message.edit} onClick={() => app.parts.thread.edit(turn.id)} />}
+          {isRepeatable(turn) && (
+            <WhenIdle>
+              <IconButton icon="edit" label={words.message.edit} onClick={() => app.parts.thread.edit(turn.id)} />
+            </WhenIdle>
+          )}
         </span>
-        {turn.siblingIds.length > 1 && turn.responseId && <Versions turn={turn} isBusy={isBusy} />}
+        {turn.siblingIds.length > 1 && turn.responseId && <Versions turn={turn} />}
         {turn.status === "sending" && <span className="note">{words.message.sending}</span>}
         {turn.status === "queued" && (
           <>
@@ -117,7 +125,8 @@ function UserMessage({ message, turn, problem, isBusy, foundItemId, onDiscarded 
   );
 }
 
-function Versions({ turn, isBusy }: { readonly turn: Turn; readonly isBusy: boolean }): ReactNode {
+function Versions({ turn }: { readonly turn: Turn }): ReactNode {
+  const isBusy = useContext(Busy);
   const words = useWords();
   const app = useApp();
   const place = turn.siblingIds.indexOf(turn.responseId ?? "");
@@ -194,7 +203,7 @@ function foundAs(isFound: boolean): { readonly "data-found"?: true; readonly tab
   return isFound ? { "data-found": true, tabIndex: -1 } : {};
 }
 
-function Answer({ turn, isBusy, approvals, foundItemId }: TurnProps): ReactNode {
+function Answer({ turn, approvals, foundItemId }: TurnProps): ReactNode {
   const words = useWords();
   const app = useApp();
   const [isAsking, setAsking] = useState(false);
@@ -217,14 +226,16 @@ function Answer({ turn, isBusy, approvals, foundItemId }: TurnProps): ReactNode 
       {turn.status === "incomplete" && (
         <p className="note ending">{turn.incompleteReason === "content_filter" ? words.message.filtered : words.message.cutShort}</p>
       )}
-      {turn.status === "failed" && <Failed turn={turn} isBusy={isBusy} />}
+      {turn.status === "failed" && <Failed turn={turn} />}
       {!isGrowing && (text !== "" || isStopped) && (
         <footer>
           <span className="actions">
             {text !== "" && <CopyButton text={text} label={words.message.copy} />}
             {text !== "" && turn.responseId && <Thumbs responseId={turn.responseId} feedback={turn.feedback} onAsk={setAsking} />}
-            {isRepeatable(turn) && !isBusy && (
-              <IconButton icon="again" label={words.message.regenerate} onClick={() => app.sendInstead(turn.id, saidIn(turn))} />
+            {isRepeatable(turn) && (
+              <WhenIdle>
+                <IconButton icon="again" label={words.message.regenerate} onClick={() => app.sendInstead(turn.id, saidIn(turn))} />
+              </WhenIdle>
             )}
           </span>
         </footer>
@@ -239,7 +250,7 @@ function isFinished(item: Item): boolean {
   return item.type === "approval_request" || item.type === "approval_answer" || item.status !== "in_progress";
 }
 
-function Failed({ turn, isBusy }: { readonly turn: Turn; readonly isBusy: boolean }): ReactNode {
+function Failed({ turn }: { readonly turn: Turn }): ReactNode {
   const words = useWords();
   const app = useApp();
   return (
@@ -248,12 +259,14 @@ function Failed({ turn, isBusy }: { readonly turn: Turn; readonly isBusy: boolea
         <strong>{words.message.failed}</strong> {turn.error?.message} {words.message.failedAdvice}
       </p>
       {turn.responseId && <p className="reference">{words.message.reference(turn.responseId)}</p>}
-      {isRepeatable(turn) && !isBusy && (
-        <p className="buttons">
-          <button type="button" onClick={() => app.sendInstead(turn.id, saidIn(turn))}>
-            {words.tryAgain}
-          </button>
-        </p>
+      {isRepeatable(turn) && (
+        <WhenIdle>
+          <p className="buttons">
+            <button type="button" onClick={() => app.sendInstead(turn.id, saidIn(turn))}>
+              {words.tryAgain}
+            </button>
+          </p>
+        </WhenIdle>
       )}
     </div>
   );
