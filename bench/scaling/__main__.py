@@ -1,34 +1,70 @@
-"""`python -m bench.scaling RESULTS.json [--write docs/scaling.md]`: what a results file of `./dev bench` comes to.
+"""`python -m bench.scaling RESULTS.json [--against OTHER.json] [--write docs/scaling.md]`: what `./dev bench` comes to.
 
+Costs are fitted to the first file. The second, of the same machine, is only compared with what the simulation tells.
 Prints the tables of docs/scaling.md, or puts them into the page between its marks.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from bench.scaling.costs import PARTS, Cost, Measured, fitted, read
-from bench.scaling.plan import FLUSHES, Need, need
-from bench.scaling.simulation import Fleet, Simulation, calibrated
+from bench.scaling.costs import PARTS, WRITING_BACK, Measured, read
+from bench.scaling.fit import Fitted, fitted
+from bench.scaling.plan import BURSTS, Need, need
+from bench.scaling.simulation import Fleet, Outcome, Simulation
 
-NAMES = ("costs", "curve", "beyond", "sizes")
+NAMES = ("costs", "curve", "parts", "beyond", "sizes")
 _SIZES = (10_000, 100_000, 1_000_000)
-# Of one machine that has everything, as ./dev bench runs it; and what the simulation tells beyond it.
-_SECONDS, _WARM_UP = 20.0, 12.0
+_SECONDS, _WARM_UP = 10.0, 12.0  # of a fleet; answers take ten seconds
 
 
-def tables(measured: Mapping[str, Measured], cores: int, names: Sequence[str] = NAMES) -> dict[str, str]:
-    """Those of `names`, by the mark that each stands at."""
-    costs = fitted(measured)
-    made: dict[str, Callable[[], Iterator[str]]] = {
-        "costs": lambda: _costs(costs),
-        "curve": lambda: _curve(measured, costs, cores),
-        "beyond": lambda: _beyond(measured, costs, cores),
-        "sizes": lambda: _sizes(measured, costs),
-    }
-    return {name: "\n".join(made[name]()) for name in names}
+@dataclass(frozen=True)
+class Findings:
+    """`others` are held out: nothing is fitted to them."""
+
+    measured: Mapping[str, Measured]
+    others: Sequence[Measured]
+    cores: int
+
+    @cached_property
+    def fit(self) -> Fitted:
+        return fitted(self.measured, self.cores)
+
+    @cached_property
+    def compared(self) -> list[tuple[str, Measured, Outcome]]:
+        """Each scenario by its name on the page, as it was measured and as it is told."""
+        return [
+            *((name, one, self.fit.told[name]) for name, one in self.measured.items()),
+            *((f"{one.scenario}, {one.shape.bursts} bursts, held out", one, self.fit.tell(one)) for one in self.others),
+        ]
+
+    @property
+    def streaming(self) -> Measured:
+        """The busiest of those that stream long."""
+        long = [one for one in self.measured.values() if one.shape.turns_per_second]
+        return max(long, key=lambda one: one.shape.turns_per_second)
+
+    def tables(self, names: Sequence[str] = NAMES) -> dict[str, str]:
+        """Those of `names`, by the mark that each stands at."""
+        made: dict[str, Callable[[Findings], Iterator[str]]] = {
+            "costs": _costs,
+            "curve": _curve,
+            "parts": _parts,
+            "beyond": _beyond,
+            "sizes": _sizes,
+        }
+        return {name: "\n".join(made[name](self)) for name in names}
+
+
+def found_in(results: Path, against: Path | None, cores: int) -> Findings:
+    """Of `against`, the scenarios of another shape. Raises ValueError where there is too little to tell costs."""
+    measured = read(results)
+    others = [] if against is None else list(read(against).values())
+    known = {one.shape for one in measured.values()}
+    return Findings(measured, [one for one in others if one.shape not in known], cores)
 
 
 def written(page: str, found: Mapping[str, str]) -> str:
@@ -42,60 +78,64 @@ def written(page: str, found: Mapping[str, str]) -> str:
     return page
 
 
-def _costs(costs: Mapping[str, Cost]) -> Iterator[str]:
-    yield "| part | a turn | each burst of text | each write-back |"
-    yield "|---|---|---|---|"
+def _costs(findings: Findings) -> Iterator[str]:
+    yield "| part | a turn | each burst of text | each write-back | each waking |"
+    yield "|---|---|---|---|---|"
     for part in PARTS:
-        cost = costs[part]
-        yield f"| {part} | {cost.turn_ms:.2f} ms | {cost.flush_ms:.3f} ms | {cost.batch_ms:.3f} ms |"
+        cost = findings.fit.costs[part]
+        own = (f"{cost.commit_ms:.2f} ms", "") if part in WRITING_BACK else ("", f"{cost.waking_ms:.2f} ms")
+        yield f"| {part} | {cost.turn_ms:.2f} ms | {cost.burst_ms:.3f} ms | {own[0]} | {own[1]} |"
 
 
-def _curve(measured: Mapping[str, Measured], costs: Mapping[str, Cost], cores: int) -> Iterator[str]:
-    fleet = Fleet(cores=cores, postgres_cores=cores, rabbitmq_cores=cores)
-    idle = measured["idle"]
-    elsewhere = calibrated(fleet, costs, idle.shape, idle.first_token_ms / 1000)
-    yield "| scenario | turns a second | first token, half | first token, 95 % | write-backs a turn | CPU a turn |"
+def _curve(findings: Findings) -> Iterator[str]:
+    yield "| scenario | turns a second | first token, half | first token, 95 % | commits a turn | CPU a turn |"
     yield "|---|---|---|---|---|---|"
-    for name, one in measured.items():
-        told = Simulation(fleet, costs, one.shape, elsewhere_seconds=elsewhere).run(_SECONDS, _WARM_UP)
-        cpu = sum(costs[part].of(one.shape.flushes, one.batches) for part in PARTS)
+    for name, one, told in findings.compared:
         pairs = (
-            (f"{one.turns_per_second:.1f}", f"{told.turns_per_second:.1f}"),
+            (f"{one.turns_per_second:.0f}", f"{told.turns_per_second:.0f}") if one.shape.clients else ("", ""),
             (f"{one.first_token_ms:.0f} ms", f"{told.first_token_p50 * 1000:.0f} ms"),
             (f"{one.first_token_p95_ms:.0f} ms", f"{told.first_token_p95 * 1000:.0f} ms"),
             (f"{one.commits:.1f}", f"{told.commits_per_turn:.1f}"),
-            (f"{sum(one.cpu_ms.values()):.1f} ms", f"{cpu:.1f} ms"),
+            (f"{sum(one.cpu_ms.values()):.1f} ms", f"{sum(told.cpu_ms.values()):.1f} ms"),
         )
-        yield f"| {name} | " + " | ".join(f"{seen} / {said}" for seen, said in pairs) + " |"
+        yield f"| {name} | " + " | ".join(f"{seen} / {said}" if seen else "" for seen, said in pairs) + " |"
 
 
-def _beyond(measured: Mapping[str, Measured], costs: Mapping[str, Cost], cores: int) -> Iterator[str]:
+def _parts(findings: Findings) -> Iterator[str]:
+    yield f"| scenario | {' | '.join(PARTS)} |"
+    yield "|---|" + "---|" * len(PARTS)
+    for name, one, told in findings.compared:
+        yield f"| {name} | " + " | ".join(f"{one.cpu_ms[part]:.1f} / {told.cpu_ms[part]:.1f}" for part in PARTS) + " |"
+
+
+def _beyond(findings: Findings) -> Iterator[str]:
     """One machine, then more of each process on machines of their own, until first tokens come late."""
-    idle = measured["idle"]
-    alone = Fleet(cores=cores, postgres_cores=cores, rabbitmq_cores=cores)
-    elsewhere = calibrated(alone, costs, idle.shape, idle.first_token_ms / 1000)
-    streaming = next(one.shape for one in measured.values() if one.shape.turns_per_second)
+    fit, streaming = findings.fit, findings.streaming
+    cpu_ms = {part: fit.cpu_ms(part, streaming) for part in PARTS}
+    bursts, pause = streaming.shape.bursts, streaming.shape.pause_seconds
+    cores = findings.cores
     yield "| fleet | answers streaming | first token, half | 95 % | the busiest part |"
     yield "|---|---|---|---|---|"
     fleets = {
-        f"one machine of {cores} cores": alone,
+        f"one machine of {cores} cores": Fleet(cores=cores, postgres_cores=cores, rabbitmq_cores=cores),
         "a core for each process; 4 each for Postgres and RabbitMQ": Fleet(),
         "2 of each process": Fleet(gateways=2, workers=2, persistences=2),
         "4 of each process": Fleet(gateways=4, workers=4, persistences=4),
     }
     for name, fleet in fleets.items():
-        for rate in _rates(fleet, costs, streaming.flushes):
-            shape = replace(streaming, turns_per_second=rate)
-            told = Simulation(fleet, costs, shape, elsewhere_seconds=elsewhere).run(10.0, _WARM_UP)
+        for rate in _rates(fleet, cpu_ms):
+            shape = replace(streaming.shape, turns_per_second=rate, is_even=False)
+            simulation = Simulation(fleet, fit.costs, shape, elsewhere_seconds=fit.elsewhere_seconds)
+            told = simulation.run(_SECONDS, _WARM_UP)
             part, busy = max(told.busy.items(), key=lambda item: item[1])
             yield (
-                f"| {name} | {rate * streaming.flushes * streaming.pause_seconds:.0f} | "
+                f"| {name} | {rate * bursts * pause:.0f} | "
                 f"{told.first_token_p50 * 1000:.0f} ms | {told.first_token_p95 * 1000:.0f} ms | {part}, {busy:.0%} |"
             )
 
 
-def _rates(fleet: Fleet, costs: Mapping[str, Cost], flushes: int) -> list[float]:
-    """Half of what the scarcest part can do if nothing is written back together, and nearly all of it."""
+def _rates(fleet: Fleet, cpu_ms: Mapping[str, float]) -> list[float]:
+    """Half and all of what the scarcest part can do at those costs of a turn, which are less the more it does."""
     rooms = {
         "gateway": fleet.gateways,
         "chat-worker": fleet.workers,
@@ -103,16 +143,17 @@ def _rates(fleet: Fleet, costs: Mapping[str, Cost], flushes: int) -> list[float]
         "postgres": fleet.postgres_cores,
         "rabbitmq": fleet.rabbitmq_cores,
     }
-    alone = min(rooms[part] * 1000 / costs[part].of(flushes, 0) for part in PARTS)
-    together = fleet.cores * 1000 / sum(costs[part].of(flushes, 0) for part in PARTS) if fleet.cores else alone
-    return [round(min(alone, together) * share, 1) for share in (0.5, 0.8)]
+    alone = min(rooms[part] * 1000 / cpu_ms[part] for part in PARTS)
+    together = fleet.cores * 1000 / sum(cpu_ms.values()) if fleet.cores else alone
+    return [round(min(alone, together) * share, 1) for share in (0.5, 1.0)]
 
 
-def _sizes(measured: Mapping[str, Measured], costs: Mapping[str, Cost]) -> Iterator[str]:
-    busiest = max(
-        (one for one in measured.values() if one.shape.flushes == FLUSHES), key=lambda one: one.turns_per_second
-    )
-    found = [need(size, costs, busiest.batches, busiest.wal_bytes) for size in _SIZES]
+def _sizes(findings: Findings) -> Iterator[str]:
+    streaming = findings.streaming
+    if streaming.shape.bursts != BURSTS:
+        raise ValueError(f"the arithmetic is for answers of {BURSTS} bursts: ./dev bench --burst 5")
+    cpu_ms = {part: findings.fit.cpu_ms(part, streaming) for part in PARTS}
+    found = [need(size, cpu_ms, streaming.batches, streaming.wal_bytes) for size in _SIZES]
 
     def row(name: str, *values: str) -> str:
         return f"| {name} | " + " | ".join(values) + " |"
@@ -140,12 +181,13 @@ def _cores(one: Need, part: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.scaling", description=__doc__)
     parser.add_argument("results", type=Path)
+    parser.add_argument("--against", type=Path, help="more results of that machine, to compare with alone")
     parser.add_argument("--cores", type=int, default=2, help="of the machine that the results are of")
     parser.add_argument("--tables", default=",".join(NAMES), help="a comma list of those to make")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into this page")
     asked = parser.parse_args()
     try:
-        found = tables(read(asked.results), asked.cores, asked.tables.split(","))
+        found = found_in(asked.results, asked.against, asked.cores).tables(asked.tables.split(","))
     except (OSError, ValueError, KeyError) as error:
         sys.exit(f"scaling: {error}")
     if asked.write:

@@ -1,6 +1,5 @@
-"""What a turn costs each part of the system, taken from the CPU that the benches saw each part use."""
+"""What a turn costs each part of the system, as the benches saw it, scenario by scenario."""
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,49 +9,51 @@ from typing import Any
 
 # The parts of the system that use CPU, by the names that the benches give them.
 PARTS = ("gateway", "chat-worker", "persistence", "postgres", "rabbitmq")
-_WRITING_BACK = {"persistence", "postgres", "rabbitmq"}
+WRITING_BACK = frozenset({"persistence", "postgres", "rabbitmq"})
 COMMITS_BEFORE = 2  # of a turn, before anything is written back: it is accepted, and claimed
+
+# As bench/scenarios.py has them.
+_STREAMS = {"stream-200": 200, "stream-1000": 1_000}
+_STREAM_TOKENS, _STREAM_PACE, _STREAM_SECONDS = 300, 30.0, 10.0
+_CLOSED = {"idle": 1, "saturation": 32}
+_CLOSED_SECONDS = 6.0  # of a simulation; the benches count turns, or a few seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a scenario asks for: `flushes` are the model's bursts of text in an answer, `pause_seconds` apart.
+    """What a scenario asks for. `bursts`: in how many pieces a worker gets the answer, `pause_seconds` apart.
 
-    Either `clients` each begin a turn when their last one has ended, or `turns_per_second` begin whatever happens.
+    An answer that the model has at once is one burst, however many tokens it has: all of them are there when the worker
+    looks. Either `clients` each begin a turn when their last one has ended, or `turns_per_second` begin whatever
+    happens: by chance, or `is_even`.
     """
 
-    flushes: int
+    bursts: int
     pause_seconds: float
     clients: int = 0
     turns_per_second: float = 0.0
-
-
-# Tokens in a delta of the results that are fitted: `./dev bench --burst 5`.
-BURST = 5
-# As bench/scenarios.py has them, with that burst. An answer at once comes as 22 bursts without a pause.
-SHAPES: Mapping[str, Shape] = {
-    "idle": Shape(flushes=22, pause_seconds=0.0, clients=1),
-    "saturation": Shape(flushes=22, pause_seconds=0.0, clients=32),
-    "stream-200": Shape(flushes=60, pause_seconds=1 / 6, turns_per_second=20.0),
-    "stream-1000": Shape(flushes=60, pause_seconds=1 / 6, turns_per_second=100.0),
-}
+    is_even: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One scenario, as the median of its rounds. `commits` and the CPU of each part are per turn."""
+    """One scenario, as the median of its rounds. `commits`, `beside_ms` and the CPU of each part are per turn.
+
+    `beside_ms` is the CPU of the model and of the load generator; `seconds` is how long it was looked at after
+    `warm_up_seconds`.
+    """
 
     scenario: str
+    shape: Shape
     turns_per_second: float
     first_token_ms: float
     first_token_p95_ms: float
     commits: float
     wal_bytes: float
     cpu_ms: Mapping[str, float]
-
-    @property
-    def shape(self) -> Shape:
-        return SHAPES[self.scenario]
+    beside_ms: float = 0.0
+    seconds: float = _CLOSED_SECONDS
+    warm_up_seconds: float = 1.0
 
     @property
     def batches(self) -> float:
@@ -62,89 +63,65 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU milliseconds: of a turn, of each burst of its text, and of each transaction that writes bursts back.
+    """CPU milliseconds: of a turn, of each burst of its text, of each transaction that writes bursts back, of a waking.
 
-    The last is of who writes back alone: to gateways and workers it is nothing, what they do is told by bursts.
+    A transaction costs those who write it. What it comes to for gateways and workers is told by how often they had
+    nothing to do and were woken: the busier they are, the less often.
     """
 
     turn_ms: float
-    flush_ms: float
-    batch_ms: float
+    burst_ms: float
+    commit_ms: float = 0.0
+    waking_ms: float = 0.0
 
-    def of(self, flushes: float, batches: float) -> float:
-        return self.turn_ms + self.flush_ms * flushes + self.batch_ms * batches
+    def of(self, bursts: float, batches: float, wakings: float) -> float:
+        return self.turn_ms + self.burst_ms * bursts + self.commit_ms * batches + self.waking_ms * wakings
 
 
 def read(path: Path, system: str = "parley") -> dict[str, Measured]:
-    """The scenarios of `system` in a results file of `./dev bench`. Raises ValueError where there are too few."""
-    rows = json.loads(path.read_text())
-    rows = rows["measurements"] if isinstance(rows, dict) else rows
+    """The scenarios of `system` in a results file of `./dev bench`. Raises ValueError where there are none."""
+    content = json.loads(path.read_text())
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["system"] == system and row["scenario"] in SHAPES and not row["failed"]:
+    for row in content["measurements"]:
+        if row["system"] == system and row["scenario"] in {*_CLOSED, *_STREAMS} and not row.get("failed", 1):
             found.setdefault(row["scenario"], []).append(row)
-    if not {"idle", "saturation"} <= found.keys() or not any(SHAPES[name].turns_per_second for name in found):
-        raise ValueError(
-            f"{path} has {', '.join(sorted(found)) or 'nothing'} of {system}: too few scenarios to tell costs"
-        )
-    return {name: _median(name, found[name]) for name in SHAPES if name in found}
+    if not found:
+        raise ValueError(f"{path} has no scenario of {system} that is understood here")
+    around = content["surroundings"]
+    return {
+        name: _median(name, found[name], around["burst"], around["scale"])
+        for name in (*_CLOSED, *_STREAMS)
+        if name in found
+    }
 
 
-def _median(scenario: str, rows: Sequence[Mapping[str, Any]]) -> Measured:
+def _median(scenario: str, rows: Sequence[Mapping[str, Any]], burst: int, scale: float) -> Measured:
     def middle(values: Sequence[float]) -> float:
         return float(median(values))
 
     return Measured(
         scenario=scenario,
+        shape=shape_of(scenario, burst),
         turns_per_second=middle([row["turns_per_second"] for row in rows]),
         first_token_ms=middle([row["first_token_ms"]["p50"] for row in rows]),
         first_token_p95_ms=middle([row["first_token_ms"]["p95"] for row in rows]),
         commits=middle([row["writes_per_turn"] for row in rows]),
         wal_bytes=middle([row["wal_bytes_per_turn"] for row in rows]),
         cpu_ms={part: middle([row["cpu_ms_per_turn"][part] for row in rows]) for part in PARTS},
+        beside_ms=middle([_beside_ms(row) for row in rows]),
+        **({"seconds": max(3.0, 15 * scale), "warm_up_seconds": _STREAM_SECONDS} if scenario in _STREAMS else {}),
     )
 
 
-def fitted(measured: Mapping[str, Measured]) -> dict[str, Cost]:
-    """The costs of each part that come nearest to all scenarios; none is negative."""
-    return {part: _fit(part, list(measured.values())) for part in PARTS}
+def shape_of(scenario: str, burst: int) -> Shape:
+    """With so many tokens in a delta of what streams long."""
+    if scenario in _CLOSED:
+        return Shape(bursts=1, pause_seconds=0.0, clients=_CLOSED[scenario])
+    rate = _STREAMS[scenario] / _STREAM_SECONDS
+    bursts = -(-_STREAM_TOKENS // burst)
+    return Shape(bursts=bursts, pause_seconds=burst / _STREAM_PACE, turns_per_second=rate, is_even=True)
 
 
-def _fit(part: str, scenarios: Sequence[Measured]) -> Cost:
-    """Least squares of the relative error, over every choice of costs that may be above zero: there are few."""
-    rows = [(1.0, float(each.shape.flushes), each.batches) for each in scenarios]
-    seen = [each.cpu_ms[part] for each in scenarios]
-    weights = [1.0 / max(value, 1e-6) for value in seen]
-    best, best_error = (0.0, 0.0, 0.0), float("inf")
-    kinds = range(3 if part in _WRITING_BACK else 2)
-    for count in (1, 2, 3):
-        for chosen in itertools.combinations(kinds, count):
-            solved = _solve([[row[i] * w for i in chosen] for row, w in zip(rows, weights, strict=True)])
-            if solved is None or min(solved) < 0:
-                continue
-            costs = [0.0, 0.0, 0.0]
-            for i, value in zip(chosen, solved, strict=True):
-                costs[i] = value
-            told = [sum(c * x for c, x in zip(costs, row, strict=True)) for row in rows]
-            error = sum(((a - b) * w) ** 2 for a, b, w in zip(told, seen, weights, strict=True))
-            if error < best_error - 1e-12:
-                best, best_error = (costs[0], costs[1], costs[2]), error
-    return Cost(*best)
-
-
-def _solve(rows: Sequence[Sequence[float]]) -> list[float] | None:
-    """The x for which all `rows` times x are nearest to 1, by the normal equations; None if there is no single one."""
-    size = len(rows[0])
-    matrix = [
-        [sum(row[i] * row[j] for row in rows) for j in range(size)] + [sum(row[i] for row in rows)] for i in range(size)
-    ]
-    for column in range(size):
-        pivot = max(range(column, size), key=lambda row: abs(matrix[row][column]))
-        if abs(matrix[pivot][column]) < 1e-12:
-            return None
-        matrix[column], matrix[pivot] = matrix[pivot], matrix[column]
-        for row in range(size):
-            if row != column:
-                factor = matrix[row][column] / matrix[column][column]
-                matrix[row] = [a - factor * b for a, b in zip(matrix[row], matrix[column], strict=True)]
-    return [matrix[i][size] / matrix[i][i] for i in range(size)]
+def _beside_ms(row: Mapping[str, Any]) -> float:
+    turns = row["turns"] + row.get("turns_before", 0)
+    return float(row["model_cpu_ms_per_turn"] + row["generator_cpu_seconds"] * 1000 / turns)

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.scaling.costs import COMMITS_BEFORE, PARTS, Cost
+from bench.scaling.costs import COMMITS_BEFORE, PARTS
 
 # A conversation here: a message a minute, answered by 300 tokens at 30 a second, five at a time.
 TURN_SECONDS = 60.0
 ANSWER_SECONDS = 10.0
-FLUSHES = 60
+BURSTS = 60
 # No more than this share of a core is planned for: what is left takes peaks, restarts and the loss of a node.
 FILLED = 0.6
 
@@ -31,15 +31,17 @@ class Need:
         return {part: max(1, math.ceil(self.cores[part])) for part in ("gateway", "chat-worker", "persistence")}
 
 
-def need(conversations: int, costs: Mapping[str, Cost], batches_per_turn: float, wal_bytes_per_turn: float) -> Need:
-    """`batches_per_turn` and `wal_bytes_per_turn` as they were measured under the load that comes nearest."""
+def need(
+    conversations: int, cpu_ms_per_turn: Mapping[str, float], batches_per_turn: float, wal_bytes_per_turn: float
+) -> Need:
+    """What is per turn, as it is under the measured load that comes nearest."""
     turns = conversations / TURN_SECONDS
     return Need(
         conversations=conversations,
         turns_per_second=turns,
         streaming=conversations * ANSWER_SECONDS / TURN_SECONDS,
-        cores={part: turns * costs[part].of(FLUSHES, batches_per_turn) / 1000 / FILLED for part in PARTS},
+        cores={part: turns * cpu_ms_per_turn[part] / 1000 / FILLED for part in PARTS},
         commits_per_second=turns * (COMMITS_BEFORE + batches_per_turn),
         wal_bytes_per_second=turns * wal_bytes_per_turn,
-        journal_events_per_second=turns * FLUSHES,
+        journal_events_per_second=turns * BURSTS,
     )

@@ -1,10 +1,11 @@
 """Turns going through the system, event by event: every part has its CPU, and what is busy makes others wait.
 
-What it knows: the costs of each part (`costs`), that a Python process does one thing at a time, that processes of one
-machine share its cores, that a worker gathers the bursts of all its answers for a partition and has one message of them
-in flight, and that persistence takes everything that waits in a partition as one transaction. What it leaves out: the
-network, memory, disks that are busy, locks. One constant stands for all waiting that is no CPU: it is set so that a
-single turn on an idle machine takes as long as it was measured to.
+What it knows: the costs of each part (`costs`), that a Python process does one thing at a time and has to be woken
+where it had nothing to do, that processes of one machine share its cores with what else runs there, that a worker
+gathers the bursts of all its answers for a partition and has one message of them in flight, and that persistence takes
+everything that waits in a partition as one transaction. What it leaves out: the network, memory, disks that are busy,
+locks. One constant stands for all waiting that is no CPU: it is set so that a single turn on an idle machine takes as
+long as it was measured to.
 """
 
 import heapq
@@ -17,7 +18,7 @@ from itertools import count
 from statistics import mean
 from typing import TypeAlias
 
-from bench.scaling.costs import COMMITS_BEFORE, Cost, Shape
+from bench.scaling.costs import COMMITS_BEFORE, PARTS, Cost, Shape
 
 Step: TypeAlias = Generator["Wait", None, None]
 Told: TypeAlias = Callable[[], None]
@@ -29,7 +30,8 @@ _GATHER_SECONDS = 0.025  # the default of CHAT_WORKER_FLUSH_SECONDS; what is fir
 class Fleet:
     """How many of each there are. `cores`: of the one machine that has them all; None: each process has its own.
 
-    Postgres and RabbitMQ use as many cores as they are given, `postgres_cores` and `rabbitmq_cores`.
+    Postgres and RabbitMQ use as many cores as they are given, `postgres_cores` and `rabbitmq_cores`. `beside_ms`: what
+    else uses that machine's cores for a turn, as the model and the load generator do.
     """
 
     gateways: int = 1
@@ -37,19 +39,26 @@ class Fleet:
     partitions: int = 4
     persistences: int = 1
     cores: int | None = None
+    beside_ms: float = 0.0
     postgres_cores: int = 4
     rabbitmq_cores: int = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it, after the warm-up. Times in seconds; `busy` is the part's share of what it has of CPU."""
+    """What came of it. Times in seconds, of turns after the warm-up, as is `busy`, a part's share of its CPU.
+
+    The others are of a turn, counted as the benches do: where turns begin at a rate, with the warm-up and until the
+    last one has ended. `wakings`: how often a part had nothing to do and was woken.
+    """
 
     turns_per_second: float
     first_token_p50: float
     first_token_p95: float
     commits_per_turn: float
     busy: Mapping[str, float]
+    cpu_ms: Mapping[str, float]
+    wakings: Mapping[str, float]
 
 
 class Wait:
@@ -62,12 +71,14 @@ class Wait:
 
 @dataclass
 class Place:
-    """So many can be in it at a time; the others wait in order."""
+    """So many can be in it at a time; the others wait in order. `part` names whose CPU it is."""
 
     room: int
+    part: str = ""
     inside: int = 0
     waiting: deque[Step] = field(default_factory=deque)
     busy_seconds: float = 0.0
+    wakings: int = 0
 
 
 @dataclass
@@ -94,7 +105,8 @@ class Clock:
         while self._due and self._due[0][0] <= until:
             self.now, _, step = heapq.heappop(self._due)
             self._go_on(step)
-        self.now = until
+        if until < float("inf"):
+            self.now = until
 
     def leave(self, place: Place) -> None:
         place.inside -= 1
@@ -126,123 +138,134 @@ class Simulation:
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._clock = Clock()
         self._machine = Place(fleet.cores) if fleet.cores else None
-        self._gateways = [Place(1) for _ in range(fleet.gateways)]
-        self._workers = [Place(1) for _ in range(fleet.workers)]
-        self._persistences = [Place(1) for _ in range(fleet.persistences)]
-        self._postgres, self._rabbitmq = Place(fleet.postgres_cores), Place(fleet.rabbitmq_cores)
+        self._gateways = [Place(1, "gateway") for _ in range(fleet.gateways)]
+        self._workers = [Place(1, "chat-worker") for _ in range(fleet.workers)]
+        self._persistences = [Place(1, "persistence") for _ in range(fleet.persistences)]
+        self._postgres, self._rabbitmq = (
+            Place(fleet.postgres_cores, "postgres"),
+            Place(fleet.rabbitmq_cores, "rabbitmq"),
+        )
+        self._places = [*self._gateways, *self._workers, *self._persistences, self._postgres, self._rabbitmq]
         self._lanes = [[Lane() for _ in range(fleet.partitions)] for _ in range(fleet.workers)]
         self._partitions: list[deque[list[Told]]] = [deque() for _ in range(fleet.partitions)]
         self._writing = [False] * fleet.partitions
         self._counts_from = 0.0
         self._first: list[float] = []
-        self._ended = 0
+        self._turns = 0
         self._commits = 0
 
     def run(self, seconds: float, warm_up_seconds: float) -> Outcome:
-        self._counts_from = warm_up_seconds
+        """So many seconds after the warm-up. Turns that begin at a rate run to their end after that."""
+        end, self._counts_from = warm_up_seconds + seconds, warm_up_seconds
+        start = self._counts()
         if self._shape.clients:
             for _ in range(self._shape.clients):
                 self._clock.start(self._client(), self._random.random() * 0.1)
         else:
-            self._clock.start(self._arrivals())
+            self._clock.start(self._arrivals(end))
         self._clock.run(warm_up_seconds)
-        before = self._busy()
-        self._clock.run(warm_up_seconds + seconds)
-        used = {part: total - before[part] for part, total in self._busy().items()}
-        rooms = {
-            "gateway": len(self._gateways),
-            "chat-worker": len(self._workers),
-            "persistence": len(self._persistences),
-            "postgres": self._fleet.postgres_cores,
-            "rabbitmq": self._fleet.rabbitmq_cores,
-        }
-        busy = {part: used[part] / seconds / rooms[part] for part in rooms}
-        if self._machine and self._fleet.cores:
-            busy["machine"] = sum(used.values()) / seconds / self._fleet.cores
+        before = self._counts()
+        self._clock.run(end)
+        after = self._counts()
+        if self._shape.clients:
+            whole = after.since(before)
+        else:
+            self._clock.run(float("inf"))
+            whole = self._counts().since(start)
         first = sorted(self._first) or [float("nan")]
         return Outcome(
-            turns_per_second=self._ended / seconds,
+            turns_per_second=after.since(before).turns / seconds,
             first_token_p50=first[len(first) // 2],
             first_token_p95=first[int(len(first) * 0.95)],
-            commits_per_turn=self._commits / self._ended if self._ended else float("nan"),
-            busy=busy,
+            commits_per_turn=whole.commits / whole.turns if whole.turns else float("nan"),
+            busy=self._shares(after.since(before), seconds),
+            cpu_ms={part: whole.seconds[part] * 1000 / max(1, whole.turns) for part in PARTS},
+            wakings={part: whole.wakings[part] / max(1, whole.turns) for part in PARTS},
         )
 
-    def _busy(self) -> dict[str, float]:
-        def total(places: list[Place]) -> float:
-            return sum(place.busy_seconds for place in places)
+    def _counts(self) -> "_Counts":
+        seconds, wakings = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0)
+        for place in self._places:
+            seconds[place.part] += place.busy_seconds
+            wakings[place.part] += place.wakings
+        return _Counts(self._turns, self._commits, seconds, wakings)
 
-        return {
-            "gateway": total(self._gateways),
-            "chat-worker": total(self._workers),
-            "persistence": total(self._persistences),
-            "postgres": self._postgres.busy_seconds,
-            "rabbitmq": self._rabbitmq.busy_seconds,
-        }
+    def _shares(self, counts: "_Counts", seconds: float) -> dict[str, float]:
+        rooms = dict.fromkeys(PARTS, 0)
+        for place in self._places:
+            rooms[place.part] += place.room
+        busy = {part: counts.seconds[part] / seconds / rooms[part] for part in PARTS}
+        if self._fleet.cores:
+            beside = counts.turns * self._fleet.beside_ms / 1000
+            busy["machine"] = (sum(counts.seconds.values()) + beside) / seconds / self._fleet.cores
+        return busy
 
-    def _arrivals(self) -> Step:
-        while True:
-            yield Wait(self._random.expovariate(self._shape.turns_per_second))
+    def _arrivals(self, end: float) -> Step:
+        """As evenly as the benches begin theirs, or by chance as people do."""
+        rate = self._shape.turns_per_second
+        while self._clock.now < end:
             self._clock.start(self._turn())
+            yield Wait(1 / rate if self._shape.is_even else self._random.expovariate(rate))
 
     def _client(self) -> Step:
         while True:
             yield from self._turn()
 
     def _turn(self) -> Step:
-        """Accept, dispatch, claim, then a burst after the other to the journal and to the reader."""
+        """Accept, dispatch, claim, history, then a burst after the other to the journal and to the reader."""
         began = self._clock.now
         gateway, number_of_worker = self._random.choice(self._gateways), self._random.randrange(len(self._workers))
         worker, partition = self._workers[number_of_worker], self._random.randrange(self._fleet.partitions)
         lane = self._lanes[number_of_worker][partition]
-        yield from self._use(gateway, self._costs["gateway"].turn_ms)
-        yield from self._use(self._postgres, self._costs["postgres"].turn_ms / 2)
-        yield from self._use(self._rabbitmq, self._costs["rabbitmq"].turn_ms)
-        yield from self._use(worker, self._costs["chat-worker"].turn_ms)
-        yield from self._use(self._postgres, self._costs["postgres"].turn_ms / 2)
+        for place, share in (
+            *((gateway, 1 / 2), (self._postgres, 1 / 3), (gateway, 1 / 2), (self._rabbitmq, 1)),
+            *((worker, 1 / 3), (self._postgres, 1 / 3), (worker, 1 / 3), (self._postgres, 1 / 3), (worker, 1 / 3)),
+        ):
+            yield from self._use(place, self._costs[place.part].turn_ms * share)
         yield Wait(self._elsewhere_seconds)
-        self._count_commits(COMMITS_BEFORE)
-        for number in range(self._shape.flushes):
+        self._commits += COMMITS_BEFORE
+        for number in range(self._shape.bursts):
             if number:
                 yield Wait(self._shape.pause_seconds)
-            yield from self._use(worker, self._costs["chat-worker"].flush_ms)
+            yield from self._beside(self._fleet.beside_ms / self._shape.bursts)
+            yield from self._use(worker, self._costs["chat-worker"].burst_ms)
             stored = Place(1, inside=1)
-            is_urgent = number in {0, self._shape.flushes - 1}
-            self._gather(lane, partition, partial(self._clock.leave, stored), is_urgent=is_urgent)
+            is_urgent = number in {0, self._shape.bursts - 1}
+            self._gather(lane, partition, worker, partial(self._clock.leave, stored), is_urgent=is_urgent)
             reading = self._read(gateway, stored, began if number == 0 else None)
-            if number < self._shape.flushes - 1:
+            if number < self._shape.bursts - 1:
                 self._clock.start(reading)
             else:
                 yield from reading
-        if self._clock.now >= self._counts_from:
-            self._ended += 1
+        self._turns += 1
 
     def _read(self, gateway: Place, stored: Place, began: float | None) -> Step:
         """The reader hears of a burst once it is stored; of the first, note how long after the turn began."""
         yield Wait(place=stored)
-        yield from self._use(gateway, self._costs["gateway"].flush_ms)
+        yield from self._use(gateway, self._costs["gateway"].burst_ms)
         if began is not None and began >= self._counts_from:
             self._first.append(self._clock.now - began)
 
-    def _gather(self, lane: Lane, partition: int, told: Told, *, is_urgent: bool) -> None:
+    def _gather(self, lane: Lane, partition: int, worker: Place, told: Told, *, is_urgent: bool) -> None:
         lane.waiting.append(told)
         lane.is_urgent |= is_urgent
         if not lane.is_sending:
             lane.is_sending = True
-            self._clock.start(self._send(lane, partition))
+            self._clock.start(self._send(lane, partition, worker))
 
-    def _send(self, lane: Lane, partition: int) -> Step:
-        """One message after the other, each with all that waits."""
+    def _send(self, lane: Lane, partition: int, worker: Place) -> Step:
+        """One message after the other, each with all that waits when the one before is confirmed."""
         while lane.waiting:
             if not lane.is_urgent:
                 yield Wait(_GATHER_SECONDS)
             lane.is_urgent = False
             message = [lane.waiting.popleft() for _ in range(len(lane.waiting))]
-            yield from self._use(self._rabbitmq, self._costs["rabbitmq"].flush_ms * len(message))
+            yield from self._use(self._rabbitmq, self._costs["rabbitmq"].burst_ms * len(message))
             self._partitions[partition].append(message)
             if not self._writing[partition]:
                 self._writing[partition] = True
                 self._clock.start(self._write(partition))
+            yield from self._use(worker, 0.0)  # which has to see the confirmation
         lane.is_sending = False
 
     def _write(self, partition: int) -> Step:
@@ -250,34 +273,57 @@ class Simulation:
         persistence = self._persistences[partition % len(self._persistences)]
         waiting = self._partitions[partition]
         own, postgres, rabbitmq = (self._costs[part] for part in ("persistence", "postgres", "rabbitmq"))
+        share = own.turn_ms / self._shape.bursts  # of the turn's own cost, which comes with its bursts
         while waiting:
             batch = [told for _ in range(len(waiting)) for told in waiting.popleft()]
-            share = own.turn_ms / self._shape.flushes  # of the turn's own cost, which comes with its bursts
-            yield from self._use(persistence, (share + own.flush_ms) * len(batch) + own.batch_ms)
-            yield from self._use(self._postgres, postgres.flush_ms * len(batch) + postgres.batch_ms)
-            yield from self._use(self._rabbitmq, rabbitmq.batch_ms)
-            self._count_commits(1)
+            yield from self._use(persistence, (share + own.burst_ms) * len(batch) + own.commit_ms)
+            yield from self._use(self._postgres, postgres.burst_ms * len(batch) + postgres.commit_ms)
+            yield from self._use(self._rabbitmq, rabbitmq.commit_ms)
+            self._commits += 1
             for told in batch:
                 told()
         self._writing[partition] = False
 
-    def _count_commits(self, commits: int) -> None:
-        if self._clock.now >= self._counts_from:
-            self._commits += commits
-
     def _use(self, place: Place, milliseconds: float) -> Step:
-        """Its process, then a core of its machine, for about so long."""
-        if not milliseconds:
-            return
-        seconds = self._random.expovariate(1000.0 / milliseconds)
+        """Its process, then a core of its machine, for about so long; and longer where it had nothing to do."""
+        if not place.inside:
+            place.wakings += 1
+            milliseconds += self._costs[place.part].waking_ms
+        seconds = 2 * self._random.random() * milliseconds / 1000  # no function of the platform's, so the same anywhere
         yield Wait(place=place)
+        yield from self._compute(seconds)
+        place.busy_seconds += seconds
+        self._clock.leave(place)
+
+    def _beside(self, milliseconds: float) -> Step:
+        """What is none of ours and uses the same machine."""
+        if self._machine and milliseconds:
+            yield from self._compute(milliseconds / 1000)
+
+    def _compute(self, seconds: float) -> Step:
         if self._machine:
             yield Wait(place=self._machine)
         yield Wait(seconds)
-        place.busy_seconds += seconds
         if self._machine:
             self._clock.leave(self._machine)
-        self._clock.leave(place)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What was counted until a moment."""
+
+    turns: int
+    commits: int
+    seconds: Mapping[str, float]
+    wakings: Mapping[str, int]
+
+    def since(self, before: "_Counts") -> "_Counts":
+        return _Counts(
+            self.turns - before.turns,
+            self.commits - before.commits,
+            {part: self.seconds[part] - before.seconds[part] for part in PARTS},
+            {part: self.wakings[part] - before.wakings[part] for part in PARTS},
+        )
 
 
 def calibrated(fleet: Fleet, costs: Mapping[str, Cost], shape: Shape, first_token_seconds: float) -> float:
