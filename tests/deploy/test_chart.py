@@ -50,6 +50,8 @@ _OF_OPERATORS = {
     *("Cluster", "RabbitmqCluster", "User", "Permission"),
 }
 _WORKLOADS = ("Deployment", "StatefulSet", "Job")
+_TRACED = ("gateway", "chat-worker", "persistence", "task-tools")
+_READ_BY_THE_SDK = ("OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPORTER_OTLP_HEADERS")
 
 Document = dict[str, Any]
 
@@ -321,8 +323,9 @@ def test_every_variable_is_one_that_the_service_reads(charts: Charts) -> None:
         texts = " ".join(each.get("value", "") for each in environment.values())
         parts = set(re.findall(r"\$\(([A-Z_]+)\)", texts))
         of_tool_servers = {"GITHUB_TOKEN"} if component == "chat-worker" else set()
+        of_the_sdk = set(_READ_BY_THE_SDK) if component in _TRACED else set()
 
-        assert set(environment) - parts - of_tool_servers <= read[component]
+        assert set(environment) - parts - of_tool_servers - of_the_sdk <= read[component]
 
 
 def test_a_part_of_a_url_is_there_before_the_url(charts: Charts) -> None:
@@ -341,7 +344,9 @@ def test_what_has_a_value_of_its_own_is_known_to_be_set_by_the_chart(charts: Cha
         for component, environment in _environments(charts)
         if component != "migrate"
         for name, each in environment.items()
-        if "value" in each and not name.endswith(("_DATABASE_URL", "_RABBITMQ_URL")) and name not in mentioned
+        if "value" in each
+        and not name.endswith(("_DATABASE_URL", "_RABBITMQ_URL"))
+        and name not in {*mentioned, *_READ_BY_THE_SDK}
     }
 
     assert found == derived.SET_BY_CHART
@@ -438,6 +443,8 @@ def test_no_service_sees_the_secrets_of_another(charts: Charts) -> None:
     }
     for component, environment in _environments(charts):
         secret = {name for name, each in environment.items() if "valueFrom" in each}
+        if component in _TRACED:
+            secret.discard("OTEL_EXPORTER_OTLP_HEADERS")
         if component == "migrate":
             of_migration = rf"(({'|'.join(prefixes.values())})_)?DATABASE_(URL|PASSWORD|USER)"
             assert all(re.fullmatch(of_migration, name) for name in secret)
@@ -739,10 +746,53 @@ def test_what_is_switched_on_is_let_through_and_nothing_else(everything: Objects
         Way("gateway", "from", "ingress-nginx", 8080),
         Way("gateway", "to", "public", 443),  # the keys of the identity provider
         Way("gateway", "to", "anybody", 4317),  # as told
+        *(Way(component, "to", "monitoring", 4318) for component in _TRACED),
         Way("chat-worker", "to", "public", 443),  # the model, and tool servers
         *(Way("persistence", "to", peer, port) for peer in ("public", "10.1.2.0/24") for port in (443, 8443)),
         Way("persistence", "from", "keda", 8082),
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "peer", "port"),
+    [
+        (("tracing.endpoint=http://collector:4318",), "chart", 4318),
+        (("tracing.endpoint=http://collector.monitoring.svc.cluster.local:4318/otlp",), "monitoring", 4318),
+        (("tracing.endpoint=http://collector.monitoring.svc",), "monitoring", 80),
+        (("tracing.endpoint=http://10.4.5.6:4318",), "10.4.5.6/32", 4318),
+        (("tracing.endpoint=https://otlp.example",), "public", 443),
+        (
+            ("tracing.endpoint=https://otlp.example", "networkPolicies.tracing[0].ipBlock.cidr=10.9.0.0/16"),
+            "10.9.0.0/16",
+            443,
+        ),
+        (("tracing.endpoint=http://collector.monitoring.svc", "networkPolicies.tracingPorts={4318}"), "monitoring", 4318),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_the_collector_of_traces_is_let_through_where_its_address_says(
+    charts: Charts, plain: Objects, options: tuple[str, ...], peer: str, port: int
+) -> None:
+    objects = charts.made(CHART, *(word for option in options for word in ("--set", option)))
+
+    # A name without dots is of a service in the release's own namespace, whose pods are not known by their labels.
+    peers = {*objects.pods} if peer == "chart" else {peer}
+    assert _ways(objects) - _ways(plain) == {
+        Way(component, "to", each, port) for component in _TRACED for each in peers
+    } - _ways(plain)
+
+
+def test_traces_go_from_every_service_that_has_a_part_in_them(charts: Charts, plain: Objects) -> None:
+    traced = charts.made(case="everything")
+
+    for component in _TRACED:
+        environment = traced.environment(component)
+        assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"]["value"] == "http://collector.monitoring.svc:4318"
+        assert environment["OTEL_TRACES_SAMPLER_ARG"]["value"] == "0.1"
+        assert environment["OTEL_RESOURCE_ATTRIBUTES"]["value"] == "deployment.environment.name=blue"
+        headers = environment["OTEL_EXPORTER_OTLP_HEADERS"]["valueFrom"]["secretKeyRef"]
+        assert headers == {"name": "parley", "key": "OTEL_EXPORTER_OTLP_HEADERS", "optional": True}
+        assert not [name for name in plain.environment(component) if name.startswith("OTEL_")]
 
 
 def test_given_servers_are_let_through_where_they_are(charts: Charts) -> None:
@@ -752,6 +802,7 @@ def test_given_servers_are_let_through_where_they_are(charts: Charts) -> None:
         *(Way(component, "to", "10.2.0.0/16", 6432) for component in _SETTINGS),
         *(Way(component, "to", "10.3.0.0/16", 5671) for component in ("gateway", "chat-worker", "persistence")),
         *(Way(component, "to", "models", 8000) for component in ("gateway", "chat-worker")),
+        *(Way(component, "to", "public", 443) for component in _TRACED),  # traces
         Way("persistence", "to", "public", 443),
         Way("persistence", "from", "keda", 8082),
     }
@@ -884,6 +935,10 @@ def test_postgres_has_a_connection_for_every_pool(charts: Charts) -> None:
         (("httpRoute.enabled=true", "gateway.publicUrl=https://c.example"), "httpRoute.parentRefs: name the Gateways"),
         (("identityProvider.jwksUrl=https://login.example/jwks",), "jwksUrl needs issuer and audience"),
         (("postgres.cluster=",), "/postgres/cluster"),
+        (("tracing.endpoint=collector:4317",), "/tracing/endpoint"),
+        (("tracing.part=2",), "/tracing/part"),
+        (("tracing.settings.OTEL_EXPORTER_OTLP_HEADERS=key=x",), "OTEL_EXPORTER_OTLP_HEADERS"),  # is a secret
+        (("gateway.settings.OTEL_EXPORTER_OTLP_ENDPOINT=http://c",), "OTEL_EXPORTER_OTLP_ENDPOINT"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

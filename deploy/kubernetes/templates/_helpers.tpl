@@ -125,6 +125,17 @@ readinessProbe:
 {{- include "parley.settings" (dict "PARLEY_PROFILE" "production" "LOG_FORMAT" "json" "LOG_LEVEL" .Values.logLevel) }}
 {{- end -}}
 
+{{/* Of the services that take part in a trace; the headers may hold the collector's key. */}}
+{{- define "parley.tracing" -}}
+{{- with .Values.tracing }}
+{{- if .endpoint }}
+{{- include "parley.settings" (dict "OTEL_EXPORTER_OTLP_ENDPOINT" .endpoint "OTEL_TRACES_SAMPLER_ARG" .part) }}
+{{- include "parley.settings" .settings }}
+{{- include "parley.secrets" (dict "root" $ "optional" (list "OTEL_EXPORTER_OTLP_HEADERS")) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "parley.broker" -}}
 {{- $root := .root -}}
 {{- include "parley.settings" (dict "JOURNAL_PARTITION_COUNT" $root.Values.partitionCount) }}
