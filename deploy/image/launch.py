@@ -25,7 +25,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _end)
     os.environ.update(secrets_of(SECRETS, os.environ))
     del sys.argv[0]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except _StoppedError as stopped:
+        # Everything is closed by now. To take a thousand modules apart as well would take as long again, and on a busy
+        # machine longer than a stop is waited for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stopped.status)
 
 
 def secrets_of(folder: Path, environment: "os._Environ[str] | dict[str, str]") -> dict[str, str]:
@@ -35,8 +42,14 @@ def secrets_of(folder: Path, environment: "os._Environ[str] | dict[str, str]") -
     return {file.name: file.read_text().rstrip("\n") for file in wanted if file.is_file()}
 
 
+class _StoppedError(SystemExit):
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
 def _end(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+    raise _StoppedError(128 + number)
 
 
 if __name__ == "__main__":

@@ -202,18 +202,21 @@ def test_the_secrets_that_are_made_are_good_enough_where_others_reach_the_servic
         assert settings.profile.value == profile
 
 
-def test_a_stop_waits_longer_than_the_service_does(services: Mapping[str, Service]) -> None:
+def test_a_stop_waits_for_all_that_the_service_may_wait_for(services: Mapping[str, Service]) -> None:
+    """As long as the charts have a pod wait, which say what each second is for."""
+
     def default(name: str, field: str) -> float:
         return float(_SETTINGS[name].model_fields[field].default)
 
     needed = {
-        "gateway": default("gateway", "shutdown_seconds"),
-        "chat-worker": default("chat-worker", "grace_seconds"),
-        "persistence": default("persistence", "stop_seconds"),
+        "gateway": default("gateway", "shutdown_seconds") + 20,
+        "chat-worker": default("chat-worker", "grace_seconds") + 90,
+        "persistence": 2 * default("persistence", "stop_seconds") + 30,
+        "task-tools": 30,
     }
 
     for name, seconds in needed.items():
-        assert float(services[name]["stop_grace_period"].removesuffix("s")) > seconds
+        assert float(services[name]["stop_grace_period"].removesuffix("s")) >= seconds
 
 
 def test_the_proxy_waits_longer_than_a_gateway_and_holds_no_stream_back() -> None:

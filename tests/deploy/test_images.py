@@ -106,6 +106,28 @@ def test_a_stop_is_heard_while_the_service_is_loaded(tmp_path: Path) -> None:
         assert process.wait(timeout=60) == 128 + 15
 
 
+def test_what_is_open_is_closed_at_a_stop_and_python_itself_is_not_taken_apart(tmp_path: Path) -> None:
+    (tmp_path / "open.py").write_text(
+        "import atexit, time\n"
+        "atexit.register(print, 'taken apart')\n"
+        "try:\n    print('open', flush=True)\n    while True:\n        time.sleep(0.01)\n"
+        "finally:\n    print('closed')\n"
+    )
+
+    with subprocess.Popen(
+        [sys.executable, _IMAGE / "launch.py", "open"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "open\n"
+        process.terminate()
+
+        assert process.stdout.read() == "closed\n"
+        assert process.wait(timeout=60) == 128 + 15
+
+
 def test_a_module_is_run_as_python_would_with_its_arguments(tmp_path: Path) -> None:
     (tmp_path / "shown.py").write_text("import sys\nprint(__name__, sys.argv[1:])\n")
     command: list[str | Path] = [sys.executable, _IMAGE / "launch.py"]
