@@ -55,7 +55,7 @@ _RENEWED_DAYS = 30
 
 
 class RefusedError(Exception):
-    """A secret of the environment is of no use; the message says which, and why."""
+    """A secret that is given or kept is of no use; the message says which, and why."""
 
 
 def main() -> None:
@@ -80,7 +80,7 @@ def write(folder: Path, environment: Mapping[str, str]) -> list[str]:
         if given := environment.get(name):
             values[name] = _checked(name, given)
         elif (kept / name).exists():
-            values[name] = (kept / name).read_text()
+            values[name] = _kept(kept / name)
             continue
         else:
             values[name] = secrets.token_urlsafe(_BYTES)
@@ -99,6 +99,17 @@ def _checked(name: str, value: str) -> str:
     if name.endswith("_SECRET") and len(value) < _BYTES:
         raise RefusedError(f"{name} must have at least {_BYTES} characters; make one with: openssl rand -hex 32")
     return value
+
+
+def _kept(file: Path) -> str:
+    """A new one in its place would help nobody: what was made with the lost one, such as an account, stays as it is."""
+    try:
+        return _checked(file.name, file.read_text())
+    except RefusedError as error:
+        raise RefusedError(
+            f"what the volume `secrets` keeps is damaged: {error}. Name in .env the {file.name} that this system was made "
+            "with, or any new one if nothing was made yet"
+        ) from None
 
 
 def _by_service(values: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -162,8 +162,8 @@ def _run(places: Places, port: int | None, *, echo: bool) -> None:
         _build_page(places)
         with _Processes(places, variables, now.processes) as processes:
             processes.wait_until_ready(chosen)
+            _greet(url, variables, user)  # first: who started this in the background reads on until it is ready
             _write(places, replace(now, phase="ready", servers={each.name: each.description for each in both}))
-            _greet(url, variables, user)
             try:
                 processes.watch(both, echo=echo)
             finally:
@@ -216,7 +216,8 @@ def _greet(url: str, variables: Mapping[str, str], user: Mapping[str, str]) -> N
     say("stack", f"is ready at {url}; answers come from {model}")
     print(f"\nTry it (the token is user {_DEMO_USER}'s, for a day):\n\n  {shlex.join(curl)}\n")
     print(f"The page for people: {url}/\n")
-    print("More: ./dev status, logs, psql, token --user NAME. Stop with Ctrl-C or ./dev down.\n", flush=True)
+    stop = "Ctrl-C or ./dev down" if sys.stdout.isatty() else "./dev down"  # in the background no key is heard
+    print(f"More: ./dev status, logs, psql, token --user NAME. Stop with {stop}.\n", flush=True)
 
 
 # --- The processes under honcho

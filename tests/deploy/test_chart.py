@@ -766,7 +766,11 @@ def test_what_is_switched_on_is_let_through_and_nothing_else(everything: Objects
             "10.9.0.0/16",
             443,
         ),
-        (("tracing.endpoint=http://collector.monitoring.svc", "networkPolicies.tracingPorts={4318}"), "monitoring", 4318),
+        (
+            ("tracing.endpoint=http://collector.monitoring.svc", "networkPolicies.tracingPorts={4318}"),
+            "monitoring",
+            4318,
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

@@ -101,6 +101,19 @@ def test_what_would_not_work_is_refused_by_name(name: str, value: str, tmp_path:
         write(tmp_path, {name: value})
 
 
+@pytest.mark.parametrize("content", ["", "\n", "too short\n"])
+def test_what_is_kept_and_damaged_is_no_secret_and_is_mended_by_naming_it(content: str, tmp_path: Path) -> None:
+    write(tmp_path, {})
+    before = _files(tmp_path)
+    (tmp_path / "kept" / "JWT_SECRET").write_text(content)
+
+    with pytest.raises(RefusedError, match=r"volume `secrets` keeps is damaged: JWT_SECRET .* in .env the JWT_SECRET"):
+        write(tmp_path, {})
+    assert _files(tmp_path) == {**before, "kept/JWT_SECRET": content}
+    assert write(tmp_path, {"JWT_SECRET": before["kept/JWT_SECRET"]}) == []
+    assert _files(tmp_path) == before
+
+
 def test_the_certificate_is_for_this_machine_and_is_renewed_before_it_ends(tmp_path: Path) -> None:
     write(tmp_path, {})
     file = tmp_path / "proxy/tls.crt"

@@ -1,5 +1,6 @@
 """What expressions of alerts and dashboards ask for, and whether anybody tells it."""
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -61,6 +62,22 @@ def selected(expression: str) -> list[Selected]:
 
     promql_parser.walk(promql_parser.parse(expression), visit)
     return found
+
+
+def rising(expression: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The series whose `increase` is asked for, with the labels that they must have: each choice is one."""
+    calls: list[promql_parser.Call] = []
+
+    def visit(node: promql_parser.Expr) -> None:
+        if isinstance(node, promql_parser.Call) and node.func.name == "increase":
+            calls.append(node)
+
+    promql_parser.walk(promql_parser.parse(expression), visit)
+    for call in calls:
+        selector = call.args[0].vector_selector
+        assert selector.name, "names its metric"
+        choices = [[(each.name, value) for value in each.value.split("|")] for each in selector.matchers.matchers]
+        yield from ((selector.name, dict(chosen)) for chosen in itertools.product(*choices))
 
 
 def grouped(expression: str) -> set[str]:

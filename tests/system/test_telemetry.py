@@ -8,9 +8,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared.ids import uuid7
+from tests.support import promql
 from tests.support.backends import Backends, new_backends
 from tests.support.client import Client, JsonObject, events_of
 from tests.support.collector import Collector, ToldSpan, running_collector
@@ -29,6 +31,13 @@ _TELLERS = {
     "The state of the system": {"persistence"},
     "Task-tools": {"task-tools"},
 }
+_RULES = [
+    rule
+    for group in yaml.safe_load((Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml").read_text())[
+        "groups"
+    ]
+    for rule in group["rules"]
+]
 _ROOT, _ATTEMPT = "POST /v1/responses", "process chat.jobs"
 
 
@@ -234,6 +243,24 @@ async def test_every_metric_that_a_process_serves_is_on_the_page_and_none_else(
     with_series = {name: labels for name, (_, labels) in served.items() if labels is not None}
     assert with_series == {name: documented[name][1] for name in with_series}
     assert len(with_series) > len(served) / 2
+
+
+async def test_what_an_alert_must_see_rising_is_told_as_nothing_before(traced: Stack) -> None:
+    """A series that appears with its first count has not risen, for Prometheus: nobody would hear of that first one."""
+    told = [
+        (sample.name, sample.labels)
+        for process in traced.processes.values()
+        if process.kind != "demo-model"
+        for family in text_string_to_metric_families(await scraped(process))
+        for sample in family.samples
+    ]
+    wanted = [each for rule in _RULES for each in promql.rising(rule["expr"])]
+
+    assert len(wanted) > 5
+    for name, labels in wanted:
+        assert any(name == one and labels.items() <= its.items() for one, its in told), f"{name}{labels}"
+    refused = {labels["place"] for name, labels in told if name == "parley_messages_refused_total"}
+    assert refused == {"chat.live", "chat.jobs", "chat.control", "chat.journal"}
 
 
 async def _samples(stack: Stack) -> "defaultdict[str, float]":

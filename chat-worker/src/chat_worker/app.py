@@ -44,8 +44,10 @@ from shared.messaging import (
     needing,
     refusal_of,
     see_queue,
+    tell_refusals_at,
 )
 from shared.metrics import CONTENT_TYPE, name_process, text_of, watch_loop
+from shared.model_calls import tell_calls_for
 from shared.observability import get_logger
 from shared.supervision import stop_process, supervised
 from shared.tls import trusting
@@ -190,6 +192,8 @@ async def _open(
     """Open everything, in the order of dependence; close it in reverse."""
     async with AsyncExitStack() as stack:
         name_process("chat-worker")
+        tell_refusals_at(JOBS, CONTROL)
+        tell_calls_for("answer", "summary", "title")
         metrics.SLOTS.set(settings.concurrency)
         stack.enter_context(traced("chat-worker", settings))
         await stack.enter_async_context(_running(watch_loop(), "loop watch"))

@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from gateway import metrics, openapi
 from gateway.answers import Answers
 from gateway.auth import Authenticator
-from gateway.completions import Completions
+from gateway.completions import USE, Completions
 from gateway.cors import cors_options
 from gateway.denials import Denials
 from gateway.deps import Services
@@ -48,8 +48,9 @@ from gateway.routes import (
 from gateway.sessions import Sessions
 from gateway.settings import GatewaySettings
 from shared.db import Database
-from shared.messaging import CANCELS, Broker, Publisher
+from shared.messaging import CANCELS, LIVE, Broker, Publisher, tell_refusals_at
 from shared.metrics import name_process, watch_loop
+from shared.model_calls import tell_calls_for
 from shared.settings import Profile
 from shared.tool_servers import tool_servers_or_exit
 from shared.tracing import traced
@@ -63,6 +64,8 @@ def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None)
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _build_routes(app)
         name_process("gateway")
+        tell_refusals_at(LIVE)
+        tell_calls_for(USE)
         with traced("gateway", settings):
             async with open_services(settings, stopping) as services:
                 app.state.services = services

@@ -31,7 +31,7 @@ log = get_logger()
 
 T = TypeVar("T")
 
-_USE = "completion"
+USE = "completion"
 _BYTES_PER_TOKEN = 4  # where the endpoint does not say what was used
 
 _HEARTBEAT = b": ping\n\n"
@@ -120,7 +120,7 @@ class Completions:
         before; what fails later is told within the stream.
         """
         body = {**completion.body, "stream": True, "stream_options": {"include_usage": True}}
-        call = ModelCall(_USE, self._settings.model)
+        call = ModelCall(USE, self._settings.model)
         asking = asyncio.create_task(self._endpoint.ask(body, self._settings.completion_silence_seconds_max))
         try:
             await _unless_gone(asyncio.wait({asking}, timeout=self._settings.heartbeat_seconds), receive)
@@ -135,7 +135,7 @@ class Completions:
         return CompletionStream(frames, asking, watch, slot, self._settings.send_timeout_seconds)
 
     async def _whole(self, completion: Completion) -> Answer:
-        with ModelCall(_USE, self._settings.model) as call:
+        with ModelCall(USE, self._settings.model) as call:
             try:
                 async with asyncio.timeout(self._settings.completion_seconds_max):
                     answer = await self._ask_whole(completion)

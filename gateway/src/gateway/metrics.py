@@ -26,7 +26,10 @@ TOKENS_REFUSED = Counter(
     "parley_gateway_refused_tokens", "Credentials that do not hold, by what is wrong with them.", ["reason"]
 )
 KEY_REFRESHES = Counter(
-    "parley_gateway_key_refreshes", "Requests for the identity provider's keys, by their outcome.", ["outcome"]
+    "parley_gateway_key_refreshes",
+    "Requests for the identity provider's keys, by their outcome.",
+    ["outcome"],
+    known=[("refreshed",), ("failed",)],
 )
 FEEDBACK = Counter("parley_gateway_feedback", "Ratings that users gave to responses.", ["rating"])
 OPEN = Gauge("parley_gateway_open", "What requests hold open at this process, by its kind.", ["kind"])

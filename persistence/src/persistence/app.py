@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from persistence import webhooks
 from persistence.announce import Announcer, Dispatcher
-from persistence.consumers import BatchLimits, Intake, WriteBack
+from persistence.consumers import JOURNAL_PLACE, BatchLimits, Intake, WriteBack
 from persistence.dead_letters import DeadLetters
 from persistence.maintenance import Limits, Maintenance
 from persistence.metrics import Metrics
@@ -24,7 +24,7 @@ from persistence.settings import PersistenceSettings
 from shared.db import Database
 from shared.egress import EgressPolicy, guarded_client
 from shared.errors import DatabaseUnavailableError
-from shared.messaging import Broker, Publisher
+from shared.messaging import Broker, Publisher, tell_refusals_at
 from shared.metrics import CONTENT_TYPE, name_process, watch_loop
 from shared.tls import trusting
 from shared.tracing import traced
@@ -69,6 +69,7 @@ async def run_service(settings: PersistenceSettings) -> AsyncIterator[Service]:
     )
     async with AsyncExitStack() as stack:
         name_process("persistence")
+        tell_refusals_at(JOURNAL_PLACE)
         stack.enter_context(traced("persistence", settings))
         stack.callback(asyncio.create_task(watch_loop()).cancel)
         database = await Database.connect(

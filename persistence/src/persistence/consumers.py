@@ -56,6 +56,8 @@ from shared.supervision import supervised
 
 log = get_logger()
 
+JOURNAL_PLACE = "chat.journal"  # of refused messages, whatever their partition
+
 _RETRY_SECONDS_MIN = 0.1
 _UUID_HEX_LENGTH = 32
 # The message itself cannot be written.
@@ -367,7 +369,7 @@ def _decoded(raw: AbstractIncomingMessage) -> Delivery:
     try:
         return Delivery(raw, Incoming(_for_persistence(raw), raw.reply_to))
     except RefusedMessageError as error:
-        refuse("chat.journal", error, len(raw.body), raw.message_id)
+        refuse(JOURNAL_PLACE, error, len(raw.body), raw.message_id)
         return Delivery(raw, None)
 
 

@@ -17,12 +17,21 @@ CHUNK_SECONDS = Histogram(
     "From the sending of a message of chunks to its commit, by the clocks of two machines.",
     bounds=FAST_SECONDS,
 )
-CHUNKS = Counter("parley_persistence_chunks", "Chunks, by where they stand to their job's journal.", ["place"])
+CHUNKS = Counter(
+    "parley_persistence_chunks",
+    "Chunks, by where they stand to their job's journal.",
+    ["place"],
+    known=[("fenced",), ("ahead",), ("unsound",)],
+)
 EVENTS = Counter("parley_persistence_events", "Events that were stored.")
 JOBS_ENDED = Counter("parley_persistence_jobs_ended", "Jobs that ended.", ["status"])
-RETRIES = Counter("parley_persistence_retries", "Jobs that are to be run again, by why.", ["cause"])
+RETRIES = Counter(
+    "parley_persistence_retries", "Jobs that are to be run again, by why.", ["cause"], known=[("lease_expired",)]
+)
 RESUMES = Counter("parley_persistence_resumes", "Later attempts that asked where to go on.", ["outcome"])
-REPAIRS = Counter("parley_persistence_repairs", "What maintenance found and mended.", ["repair"])
+REPAIRS = Counter(
+    "parley_persistence_repairs", "What maintenance found and mended.", ["repair"], known=[("published_again",)]
+)
 DEAD_LETTERS = Counter(
     "parley_persistence_dead_letters", "Messages that were thrown out and are recorded now.", ["queue"]
 )

@@ -607,6 +607,13 @@ class Listener:
         self._on_message(message.body)
 
 
+def tell_refusals_at(*places: str) -> None:
+    """Tell how many messages are refused there, none as yet: an alert looks at what rises."""
+    for place in places:
+        for refusal in contracts.Refusal:
+            count_refused_message(place, refusal.value, 0)
+
+
 def refuse(place: str, error: contracts.RefusedMessageError, byte_count: int, message_id: str | None = None) -> None:
     """Count and log a message that came to `place` and is refused; never what it says."""
     count_refused_message(place, error.refusal.value)

@@ -130,9 +130,20 @@ class _Numbers(_Metric[Number]):
 
 
 class Counter(_Numbers):
-    """Only rises. Prometheus knows it by its name and `_total`."""
+    """Only rises. Prometheus knows it by its name and `_total`.
+
+    `known` series are told as 0 from the start: one that appears with its first count has not risen, for Prometheus, so
+    that no alert on what rises would see that first one.
+    """
 
     _kind = CounterMetricFamily
+
+    def __init__(
+        self, name: str, text: str, labels: Sequence[str] = (), *, known: Iterable[Sequence[str]] = ()
+    ) -> None:
+        super().__init__(name, text, labels)
+        for values in known:
+            self.labels(*values)
 
     def inc(self, count: float = 1) -> None:
         """Of one that has no labels."""
@@ -195,9 +206,9 @@ def name_process(service: str) -> None:
     _BUILD.labels(service, version(f"parley-{service}")).set(1)
 
 
-def count_refused_message(place: str, reason: str) -> None:
+def count_refused_message(place: str, reason: str, count: int = 1) -> None:
     """One more message of the broker that is not what it should be; both words are ours, so there are few."""
-    _REFUSED_MESSAGES.labels(place, reason).inc()
+    _REFUSED_MESSAGES.labels(place, reason).inc(count)
 
 
 async def watch_loop() -> None:

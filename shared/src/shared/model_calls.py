@@ -19,6 +19,12 @@ _FIRST_TOKEN_SECONDS = Histogram(
 _TOKENS = Counter("parley_model_tokens", "Tokens, as the endpoint reports them.", ["use", "kind"])
 
 
+def tell_calls_for(*uses: str) -> None:
+    """Tell how many went wrong for want of a setting, none as yet: an alert looks at what rises."""
+    for use in uses:
+        _CALLS.labels(use, "model_misconfigured")
+
+
 class ModelCall:
     """One request, which begins now; `use` says what its answer is for.
 
