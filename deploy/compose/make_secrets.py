@@ -107,8 +107,8 @@ def _kept(file: Path) -> str:
         return _checked(file.name, file.read_text())
     except RefusedError as error:
         raise RefusedError(
-            f"what the volume `secrets` keeps is damaged: {error}. Name in .env the {file.name} that this system was made "
-            "with, or any new one if nothing was made yet"
+            f"what the volume `secrets` keeps is damaged: {error}. Name in .env the {file.name} that this system was "
+            "made with, or any new one if nothing was made yet"
         ) from None
 
 
