@@ -8,7 +8,7 @@ import pytest
 
 from bench import scenarios
 from bench.scaling.__main__ import NAMES, Findings, found_in, written
-from bench.scaling.costs import PARTS, WRITING_BACK, Cost, Measured, Shape, read, shape_of
+from bench.scaling.costs import COMMITS_BEFORE, PARTS, WRITING_BACK, Cost, Measured, Shape, read, shape_of
 from bench.scaling.fit import fitted
 from bench.scaling.plan import BURSTS, need
 from bench.scaling.simulation import Fleet, Simulation, calibrated
@@ -82,12 +82,12 @@ def test_the_costs_behind_the_measurements_are_found_again() -> None:
     found = fitted({name: _measured(name) for name in _SCENARIOS}, cores=2).costs
 
     for part in PARTS:
-        assert found[part].turn_ms == pytest.approx(_COSTS[part].turn_ms, rel=0.15)
-        assert found[part].burst_ms == pytest.approx(_COSTS[part].burst_ms, abs=0.04)
+        assert found[part].turn_ms == pytest.approx(_COSTS[part].turn_ms, rel=0.05)
+        assert found[part].burst_ms == pytest.approx(_COSTS[part].burst_ms, abs=0.02)
         if part in WRITING_BACK:
-            assert found[part].commit_ms == pytest.approx(_COSTS[part].commit_ms, rel=0.1)
+            assert found[part].commit_ms == pytest.approx(_COSTS[part].commit_ms, rel=0.01)
         else:
-            assert found[part].waking_ms == pytest.approx(_COSTS[part].waking_ms, rel=0.3)
+            assert found[part].waking_ms == pytest.approx(_COSTS[part].waking_ms, rel=0.05)
 
 
 def test_no_cost_is_below_zero_whatever_was_measured() -> None:
@@ -107,7 +107,9 @@ def _measured(name: str) -> Measured:
     streams = {"seconds": 3.0, "warm_up_seconds": 10.0} if shape.turns_per_second else {}
     empty = Measured(name, shape, 0.0, 1.0, 1.0, 0.0, 20_000.0, {}, **streams)
     told = Simulation(_ONE_MACHINE, _COSTS, shape).run(empty.seconds, empty.warm_up_seconds)
-    return replace(empty, commits=told.commits_per_turn, cpu_ms=told.cpu_ms, turns_per_second=told.turns_per_second)
+    batches = told.commits_per_turn - COMMITS_BEFORE
+    cpu_ms = {part: _COSTS[part].of(shape.bursts, batches, told.wakings[part]) for part in PARTS}
+    return replace(empty, commits=told.commits_per_turn, cpu_ms=cpu_ms, turns_per_second=told.turns_per_second)
 
 
 def test_answers_have_the_shape_that_the_benches_give_them() -> None:

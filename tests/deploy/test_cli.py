@@ -12,6 +12,7 @@ from pathlib import Path
 import jwt
 import pytest
 
+from deploy.local import stack
 from deploy.local.places import Places
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +118,17 @@ def test_a_port_that_was_asked_for_and_is_taken_is_one_line(checkout: Path, how:
         failure = the_failure(dev(checkout, "up", *how, "--port", port))
 
     assert port in failure
+
+
+def test_who_started_it_in_the_background_is_not_told_of_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+    """Output that goes to a file is of a stack in the background."""
+    variables = {"JWT_SECRET": "s" * 32, "OPENAI_BASE_URL": "http://model.example/v1", "MODEL": "m"}
+
+    stack._greet("http://127.0.0.1:1", variables, {})  # noqa: SLF001 - all else of a start takes half a minute
+
+    told = capsys.readouterr().out
+    assert "Stop with ./dev down." in told
+    assert "Ctrl-C" not in told
 
 
 def test_a_given_database_that_does_not_answer_is_one_line_that_names_it(checkout: Path) -> None:
