@@ -1,7 +1,8 @@
 """Stand-ins for the services around persistence: an accepted message, a worker's attempt, a broker that remembers."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -10,7 +11,7 @@ import asyncpg
 import msgspec
 from msgspec import to_builtins
 
-from persistence.writer import Incoming, Written, write_batch
+from persistence.writer import Incoming, Written, write
 from shared import contracts
 from shared.contracts import JobReady, JournalChunk, JournalChunks, LiveBatch, LiveEvents, ResumeReply, ResumeRequest
 from shared.db import Database
@@ -96,8 +97,14 @@ class Services:
 
     async def write(self, *messages: Any) -> Written:
         """One batch of `messages`; bare chunks are wrapped, barriers get a reply queue."""
-        async with self.persistence.transaction(None) as connection:
-            return await write_batch(connection, [incoming(message) for message in messages])
+        batch: Sequence[Incoming] = [incoming(message) for message in messages]
+        live, places = [], Counter[str]()
+        while True:
+            written, batch = await write(self.persistence, batch)
+            live += written.live
+            places += written.places
+            if not batch:
+                return replace(written, live=live, places=places)
 
     async def job_row(self, job: Job) -> Any:
         async with self.persistence.transaction(None) as connection:

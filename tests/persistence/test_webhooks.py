@@ -489,13 +489,12 @@ async def test_one_slow_endpoint_takes_no_more_than_its_share(
     sender = sender_of(endpoint_concurrency=2, concurrency=3)
 
     sender.start()
-    await wait_until(lambda: _is(len(other_receiver.received) == 5))
-    held = receiver.open_count
+    await wait_until(lambda: _is(len(other_receiver.received) == 5 and receiver.open_count == 2))
     receiver.holds.set()
     await wait_until(lambda: _all_delivered(services))
     await sender.stop(5)
 
-    assert held == receiver.open_count_max == 2
+    assert receiver.open_count_max == 2
     assert len(receiver.received) == 5
 
 

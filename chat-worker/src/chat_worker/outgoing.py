@@ -32,7 +32,7 @@ Send: TypeAlias = Callable[[str, bytes], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class OutgoingLimits:
-    flush_seconds: float = 0.025
+    flush_seconds: float = 0.04
     buffer_bytes_max: int = 8 * 2**20  # of one partition, with what is in flight; who comes then waits
     message_bytes_max: int = 128 * 2**10  # of events; more only where events that were put together have more
     retry_seconds: float = 0.05  # after the first failure, then twice as long each time

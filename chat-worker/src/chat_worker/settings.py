@@ -70,7 +70,7 @@ class ChatWorkerSettings(BrokerSettings):
     # The longest wait that a model endpoint can ask for.
     release_delay_seconds_max: _Seconds = 300.0
 
-    flush_seconds: Annotated[float, Field(ge=0)] = 0.025
+    flush_seconds: Annotated[float, Field(ge=0)] = 0.04
     buffer_bytes_max: _Count = 8 * 2**20
     # Persistence keeps many messages of each partition in memory.
     message_bytes_max: _Count = 128 * 2**10

@@ -19,7 +19,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from persistence import counts
 from persistence.announce import Announcer
 from persistence.maintenance import Maintenance
-from persistence.writer import Incoming, Written, write_batch
+from persistence.writer import Incoming, Written, write
 from shared import contracts, tracing
 from shared.contracts import (
     CancelRequested,
@@ -270,17 +270,14 @@ class WriteBack:
         """
         if not deliveries:
             return
-        batch = [delivery.incoming for delivery in deliveries if delivery.incoming]
+        batch: Sequence[Incoming] = [delivery.incoming for delivery in deliveries if delivery.incoming]
         began_ns = tracing.now_ns()
         pause = _RETRY_SECONDS_MIN
         suspicion_count = 0
-        while True:
+        while batch:
             began_at = time.perf_counter()
             try:
-                async with self._database.transaction(None) as connection:
-                    written = await write_batch(connection, batch)
-                    reach("persistence.before_commit")
-                break
+                written, batch = await write(self._database, batch)
             except _MESSAGE_AT_FAULT:
                 raise
             except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
@@ -290,13 +287,15 @@ class WriteBack:
                     suspicion_count += 1
                     if suspicion_count >= self._limits.tries_max:
                         raise UnwritableError from error
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, self._limits.retry_seconds_max)
-        counts.BATCH_SECONDS.observe(time.perf_counter() - began_at)
-        reach("persistence.after_commit")
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, self._limits.retry_seconds_max)
+                continue
+            counts.BATCH_SECONDS.observe(time.perf_counter() - began_at)
+            reach("persistence.after_commit")
+            self._tell(written)
         if tracing.is_on():
             _trace(deliveries, began_ns)
-        self._tell(written, deliveries)
+        _count(deliveries)
 
     async def _is_suspicious(self, error: Exception) -> bool:
         """Whether `error` may be the messages' own fault: others of its kind would have Postgres not answer at all."""
@@ -308,13 +307,7 @@ class WriteBack:
             return False
         return True
 
-    def _tell(self, written: Written, deliveries: Sequence[Delivery]) -> None:
-        chunk_count = sum(delivery.chunk_count for delivery in deliveries)
-        counts.BATCH_MESSAGES.observe(len(deliveries))
-        counts.BATCH_CHUNKS.observe(chunk_count)
-        for delivery in deliveries:
-            delivery.observe_age()
-        log.debug("batch_written", message_count=len(deliveries), chunk_count=chunk_count, job_count=len(written.live))
+    def _tell(self, written: Written) -> None:
         for ended in written.ended:
             log.info(
                 "job_ended",
@@ -329,6 +322,15 @@ class WriteBack:
         self._announcer.announce(written)
         if written.has_delayed_job:
             self._maintenance.wake()
+
+
+def _count(deliveries: Sequence[Delivery]) -> None:
+    chunk_count = sum(delivery.chunk_count for delivery in deliveries)
+    counts.BATCH_MESSAGES.observe(len(deliveries))
+    counts.BATCH_CHUNKS.observe(chunk_count)
+    for delivery in deliveries:
+        delivery.observe_age()
+    log.debug("batch_written", message_count=len(deliveries), chunk_count=chunk_count)
 
 
 def _trace(deliveries: Sequence[Delivery], began_ns: int) -> None:

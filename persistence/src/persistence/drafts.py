@@ -190,6 +190,16 @@ def take_chunk(draft: Draft, chunk: JournalChunk) -> str:
     return place.value
 
 
+def is_plain(chunk: JournalChunk) -> bool:
+    """Whether `chunk` may be appended wherever it holds the next number: it is sound, and ends nothing."""
+    events = [bytes(event) for event in chunk.events]
+    try:
+        _check_events(events, chunk.first_seq, chunk.job_id)
+    except InvalidInputError:
+        return False
+    return bool(events) and chunk.ended_as is None and not is_terminal(events[-1])
+
+
 def lose_chunk(draft: Draft, lost: LostChunk) -> None:
     """Run the job again if `lost` would have continued its journal, now or later."""
     if place_of(lost.chunk, draft) in (Place.NEXT, Place.AHEAD):
@@ -251,7 +261,7 @@ def _append(draft: Draft, chunk: JournalChunk) -> bool:
     """Whether it can be stored."""
     events = [bytes(event) for event in chunk.events[draft.next_seq - chunk.first_seq :]]
     try:
-        _check_events(events, draft)
+        _check_events(events, draft.next_seq, draft.job_id)
         outcome = _outcome(events[-1], chunk.ended_as)
     except InvalidInputError as error:
         # What cannot be stored is lost; its neighbours in the message are not.
@@ -280,15 +290,15 @@ def _fence_and_rerun(draft: Draft, chunk: JournalChunk, cause: str) -> None:
     draft.run_again(0.0, cause)
 
 
-def _check_events(events: Sequence[Event], draft: Draft) -> None:
-    """Raises InvalidInputError unless these are the job's next events, each on one line, and tell of its response."""
-    for number, event in enumerate(events, draft.next_seq):
+def _check_events(events: Sequence[Event], first_seq: int, job_id: UUID) -> None:
+    """Raises InvalidInputError unless the job's events from there are these, each on one line, and of its response."""
+    for number, event in enumerate(events, first_seq):
         has_number = event.find(b'"sequence_number":%d,' % number, 0, _NUMBER_WITHIN) > 0
         if not has_number or not event.startswith(_EVENT_START) or b"\n" in event or b"\r" in event:
             raise InvalidInputError("bad_event", f"expected event {number}")
         if not _is_text(event):
             raise InvalidInputError("bad_event", f"event {number} is no text")
-        if type_of(event) in _WITH_RESPONSE and _response_id(event) != to_wire(Prefix.RESPONSE, draft.job_id):
+        if type_of(event) in _WITH_RESPONSE and _response_id(event) != to_wire(Prefix.RESPONSE, job_id):
             raise InvalidInputError("bad_event", f"event {number} tells of another response")
 
 

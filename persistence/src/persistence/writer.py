@@ -1,5 +1,6 @@
 """Every statement that writes back what attempts produced: one transaction per batch, few statements whatever its size.
 
+Most batches are pieces of running answers, which one statement can append.
 Rows are locked conversations first, then jobs, each in the order of their ids, as everywhere in the system: batches of
 several processes then wait for each other instead of dying of a deadlock.
 """
@@ -12,10 +13,11 @@ from uuid import UUID
 
 import asyncpg
 from msgspec import to_builtins
+from msgspec.structs import replace
 
 from persistence import byproducts, drafts, webhooks
 from persistence.byproducts import Byproduct
-from persistence.drafts import AttemptsSpent, Draft, GivenUp, LostChunk, Undelivered
+from persistence.drafts import AttemptsSpent, Draft, GivenUp, LostChunk, Place, Undelivered
 from persistence.resume import refusal, resume
 from shared.contracts import (
     CancelRequested,
@@ -31,7 +33,9 @@ from shared.contracts import (
     Touched,
     raw_events,
 )
+from shared.db import Database
 from shared.events import Usage
+from shared.faults import reach
 from shared.observability import get_logger
 from shared.states import JobStatus
 
@@ -84,6 +88,23 @@ class Written:
     resumes: Counter[str] = field(default_factory=Counter)  # granted, or refused
 
 
+async def write(database: Database, batch: Sequence[Incoming]) -> tuple[Written, Sequence[Incoming]]:
+    """Commit as much of `batch` as goes into one transaction; returns what was written, and what is left, in order.
+
+    A repeat changes nothing. Raises asyncpg's errors and DatabaseUnavailableError.
+    """
+    if chunks := _plain_chunks(batch):
+        async with database.connection() as connection:
+            reach("persistence.before_commit")
+            written, left = await _append(connection, chunks)
+        if written.live:
+            return written, left
+    async with database.transaction(None) as connection:
+        written = await write_batch(connection, batch)
+        reach("persistence.before_commit")
+    return written, ()
+
+
 async def write_batch(connection: asyncpg.Connection, batch: Sequence[Incoming]) -> Written:
     """Store what `batch` says, in its order, in the caller's transaction. A repeat of the same batch changes nothing.
 
@@ -107,6 +128,62 @@ async def write_batch(connection: asyncpg.Connection, batch: Sequence[Incoming])
     await _store(connection, list(jobs.values()), active_jobs, written)
     await _add_usage(connection, list(jobs.values()), titles)
     return written
+
+
+def _plain_chunks(batch: Sequence[Incoming]) -> Sequence[JournalChunk]:
+    """The chunks of `batch`, one for each job, if it holds nothing else and `_append` may take them; or none."""
+    by_job: dict[UUID, JournalChunk] = {}
+    for incoming in batch:
+        if not isinstance(incoming.message, JournalChunks):
+            return ()
+        for chunk in incoming.message.chunks:
+            before = by_job.get(chunk.job_id)
+            if not drafts.is_plain(chunk) or (before and not _follows(before, chunk)):
+                return ()
+            by_job[chunk.job_id] = replace(before, events=before.events + chunk.events) if before else chunk
+    return list(by_job.values())
+
+
+def _follows(before: JournalChunk, chunk: JournalChunk) -> bool:
+    is_of_the_same = chunk.attempt == before.attempt and chunk.conversation_id == before.conversation_id
+    return is_of_the_same and chunk.first_seq == before.next_seq
+
+
+async def _append(connection: asyncpg.Connection, chunks: Sequence[JournalChunk]) -> tuple[Written, Sequence[Incoming]]:
+    """Append those of the plain chunks that hold their job's next number, as `drafts.place_of` sees it.
+
+    The statement is a transaction of its own. Returns what was written, and the chunks that have another place.
+    """
+    rows = await connection.fetch(
+        """
+        with mine as materialized (
+            select j.id, j.user_id, v.first_seq, v.next_seq, v.frames
+            from unnest($1::uuid[], $2::uuid[], $3::integer[], $4::integer[], $5::integer[], $6::text[])
+                 v(id, conversation_id, attempt, first_seq, next_seq, frames)
+            join jobs j on j.id = v.id and j.conversation_id = v.conversation_id
+            where j.journal_attempt = v.attempt and j.attempt >= v.attempt and j.next_seq = v.first_seq
+              and j.status in ('queued', 'in_progress')
+            order by j.id for no key update of j
+        ), moved as (
+            update jobs j set next_seq = mine.next_seq from mine where j.id = mine.id
+        )
+        insert into journal (job_id, first_seq, last_seq, user_id, frames)
+        select id, first_seq, next_seq - 1, user_id, frames from mine
+        returning job_id
+        """,
+        [chunk.job_id for chunk in chunks],
+        [chunk.conversation_id for chunk in chunks],
+        [chunk.attempt for chunk in chunks],
+        [chunk.first_seq for chunk in chunks],
+        [chunk.next_seq for chunk in chunks],
+        [b"\n".join(map(bytes, chunk.events)).decode() for chunk in chunks],
+    )
+    appended = {row["job_id"] for row in rows}
+    stored = [chunk for chunk in chunks if chunk.job_id in appended]
+    left = [chunk for chunk in chunks if chunk.job_id not in appended]
+    live = [LiveEvents(job_id=chunk.job_id, first_seq=chunk.first_seq, events=chunk.events) for chunk in stored]
+    written = Written(live=live, places=Counter({Place.NEXT.value: len(stored)}))
+    return written, [Incoming(JournalChunks(chunks=left))] if left else []
 
 
 def _by_job(batch: Iterable[Incoming]) -> Iterable[tuple[_AboutOneJob, str | None]]:
