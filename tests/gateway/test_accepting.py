@@ -55,6 +55,31 @@ async def set_job(turns: Turns, response: Object, assignments: str) -> None:
     )
 
 
+async def test_what_the_disk_has_no_room_for_is_not_accepted_and_leaves_nothing(ada: Caller, turns: Turns) -> None:
+    """The commit itself fails, after every statement went well."""
+    body = {"model": "chat", "input": "hello", "background": True}
+    headers = {"idempotency-key": "kept"}
+    await turns.change(
+        "create function no_room() returns trigger language plpgsql as "
+        "$$ begin raise sqlstate '53100' using message = 'could not extend file: No space left on device'; end $$"
+    )
+    await turns.change(
+        "create constraint trigger no_room after insert on jobs deferrable initially deferred "
+        "for each row execute function no_room()"
+    )
+
+    refused = await ada.post("/v1/responses", json=body, headers=headers)
+    await turns.change("drop trigger no_room on jobs")
+    left = await jobs_of(turns, ada.user_id)
+    accepted = await ada.post("/v1/responses", json=body, headers=headers)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_unavailable")
+    assert int(refused.headers["retry-after"]) > 0
+    assert left == []
+    assert accepted.status_code == 200
+    assert len(await jobs_of(turns, ada.user_id)) == 1
+
+
 async def test_a_message_for_a_busy_conversation_is_refused_where_it_asks_for_that(ada: Caller, turns: Turns) -> None:
     first = await create(ada)
     body = {"model": "chat", "input": "more", "conversation": first["conversation"], "multitask_strategy": "reject"}

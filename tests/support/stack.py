@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import secrets
 import signal
 import subprocess
@@ -72,6 +73,12 @@ class ServiceProcess:
         """SIGTERM, and its exit status."""
         self.signal(signal.SIGTERM)
         return self._wait(seconds)
+
+    def resident_bytes(self) -> int:
+        """Memory that it takes; Linux only."""
+        assert self.popen is not None
+        pages = int(Path(f"/proc/{self.popen.pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
 
     def open_file_count(self) -> int:
         """Files and connections that it holds open; Linux only."""

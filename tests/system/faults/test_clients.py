@@ -3,16 +3,19 @@
 import asyncio
 import socket
 import struct
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from urllib.parse import urlsplit
 
 import asyncpg
+import httpx2
 import pytest
 from openai import AsyncOpenAI
 
 from tests.support.stack import token_of
 from tests.support.waiting import wait_until
-from tests.system.faults.history import Read, Said, stream_request_id
+from tests.system.faults.history import Read, Said, Talker, stream_request_id
 from tests.system.faults.load import QUICK_REPAIRS, Arena
 
 _STREAMS_MAX = int(QUICK_REPAIRS["GATEWAY_STREAMS_PER_USER_MAX"])
@@ -35,6 +38,52 @@ async def test_a_reader_that_does_not_read_is_let_go_and_goes_on_later(whole: Ar
     await user.follow(said, starting_after=len(taken.events) - 1)
     said.readers[-1].insert(0, taken)
 
+    assert await whole.verdict(attempts_max=1) == []
+
+
+async def test_many_readers_that_do_not_read_take_little_and_hold_up_nobody(whole: Arena) -> None:
+    """Each is let go when it took nothing for a while, and goes on behind what it has."""
+    gateways = whole.stack.of_kind("gateway")
+    talkers = list(whole.users)
+    await asyncio.gather(*(_heard(whole, *talkers) for _ in gateways))
+    before = {gateway.name: gateway.resident_bytes() for gateway in gateways}
+    sleepers = [Talker.new(whole.history, [each.url for each in gateways], f"sleeper{n}") for n in range(7)]
+    whole.users += sleepers
+    async with AsyncExitStack() as stack:
+        reads: list[tuple[Talker, Said, Read]] = []
+        for sleeper in sleepers:
+            said = await sleeper.ask(tokens=20_000, delay_ms=0)
+            slow = await stack.enter_async_context(sleeper.with_receive_buffer(4_096))
+            for _ in range(_STREAMS_MAX):
+                events = await stack.enter_async_context(slow.stream(said, -1))
+                reads.append((sleeper, said, await _first_of(events)))
+
+        await _heard(whole, *talkers)
+        grown = {gateway.name: gateway.resident_bytes() - before[gateway.name] for gateway in gateways}
+
+        assert len(reads) >= 50
+        assert all(size < 50 * 2**20 for size in grown.values()), grown
+        for sleeper, said, read in reads[::_STREAMS_MAX]:
+            await sleeper.follow(said, starting_after=len(read.events) - 1)
+            said.readers[-1].insert(0, read)
+    assert await whole.verdict(attempts_max=1) == []
+
+
+async def test_hundreds_of_connections_to_one_answer_read_every_event_once(whole: Arena) -> None:
+    """Each reads on where the one before broke off, at the other gateway, and is sent nothing from before that."""
+    await whole.talk()
+    await whole.rest()
+    user = whole.users[0]
+    said = await user.ask(tokens=1_000, delay_ms=5)
+    reads: list[Read] = []
+    while len(reads) < 300:
+        cursor = len(reads) - 1
+        with suppress(httpx2.TransportError):  # those that broke off may still count for a moment
+            async with user.stream(said, cursor) as events:
+                reads.append(await _first_of(events, cursor))
+
+    await user.follow(said, starting_after=len(reads) - 1)
+    said.readers[-1][:0] = reads
     assert await whole.verdict(attempts_max=1) == []
 
 
@@ -85,6 +134,18 @@ async def test_every_process_of_a_kind_is_replaced_under_load(kind: str, whole: 
     await talking
 
     assert await whole.verdict(attempts_max=3) == []
+
+
+async def _first_of(events: AsyncIterator[bytes | None], cursor: int = -1) -> Read:
+    """What a reader has who went to sleep behind the first event."""
+    event = await anext(events)
+    assert event is not None, "a stream does not begin with its end"
+    return Read(cursor, [event])
+
+
+async def _heard(arena: Arena, *users: Talker) -> None:
+    """All of them ask, and read their answers to the end."""
+    await asyncio.gather(*[arena.read(user, await user.ask()) for user in users])
 
 
 async def _visited_by_many_that_vanish(arena: Arena) -> None:
