@@ -12,7 +12,12 @@ from tests.persistence.support import Services
 @pytest.fixture(scope="module")
 async def _databases(database_urls: dict[str, str]) -> AsyncIterator[Services]:
     roles = ("parley_persistence", "parley_gateway", "parley_worker")
-    opened = [await Database.connect(database_urls[role], application_name="test", pool_size=8) for role in roles]
+    opened = [
+        await Database.connect(
+            database_urls[role], application_name="test", pool_size=8, plans_once=role != "parley_gateway"
+        )
+        for role in roles
+    ]
     try:
         persistence, gateway, worker = opened
         yield Services(persistence, gateway, worker, database_urls["owner"])

@@ -76,6 +76,7 @@ async def run_service(settings: PersistenceSettings) -> AsyncIterator[Service]:
             settings.database_url.get_secret_value(),
             application_name="persistence",
             pool_size=settings.database_pool_size,
+            plans_once=True,
         )
         stack.push_async_callback(database.close)
         publisher = Publisher(broker)

@@ -34,7 +34,7 @@ from shared.contracts import (
     raw_events,
 )
 from shared.db import Database
-from shared.events import Usage
+from shared.events import JsonObject, Usage
 from shared.faults import reach
 from shared.observability import get_logger
 from shared.states import JobStatus
@@ -125,8 +125,7 @@ async def write_batch(connection: asyncpg.Connection, batch: Sequence[Incoming])
     await byproducts.store_summaries(connection, made)
     titles = await byproducts.set_titles(connection, made)
     written.touched += [byproducts.touched(title) for title in titles]
-    await _store(connection, list(jobs.values()), active_jobs, written)
-    await _add_usage(connection, list(jobs.values()), titles)
+    await _store(connection, list(jobs.values()), active_jobs, _spending(jobs.values(), titles), written)
     return written
 
 
@@ -338,36 +337,39 @@ async def _read_journals(connection: asyncpg.Connection, jobs: dict[UUID, Draft]
 
 
 async def _store(
-    connection: asyncpg.Connection, jobs: list[Draft], active_jobs: dict[UUID, UUID | None], written: Written
+    connection: asyncpg.Connection,
+    jobs: list[Draft],
+    active_jobs: dict[UUID, UUID | None],
+    spending: list[JsonObject],
+    written: Written,
 ) -> None:
-    extended = [job for job in jobs if job.events or job.is_fence_moved]
+    going_on = [job for job in jobs if job.outcome is None and (job.events or job.is_fence_moved)]
     waiting = [job for job in jobs if job.run_again_after_seconds is not None]
     ended = [job for job in jobs if job.outcome is not None]
-    if extended:
-        await _extend(connection, extended)
-        written.live += [
-            LiveEvents(job_id=job.job_id, first_seq=job.first_new_seq, events=raw_events(job.events))
-            for job in extended
-            if job.events
-        ]
+    if going_on:
+        await _extend(connection, going_on)
     if waiting:
         await _run_again(connection, waiting)
         written.retries.update(job.run_again_cause for job in waiting)
         written.ready += [_ready(job) for job in waiting if not job.run_again_after_seconds]
         written.has_delayed_job = any(job.run_again_after_seconds for job in waiting)
     if ended:
-        await _end(connection, ended)
-        await _insert_output(connection, ended)
-        written.has_webhooks = await webhooks.enqueue(connection, ended)
-        written.ready += await _activate_next(connection, ended, active_jobs)
+        next_jobs, has_endpoints = await _end(connection, ended, active_jobs, spending)
+        written.has_webhooks = has_endpoints and await webhooks.enqueue(connection, ended)
+        written.ready += next_jobs
         written.ended += [_ended(job) for job in ended]
         written.touched += [_touched(job) for job in ended]
+    elif spending:
+        await connection.execute(_ADD_USAGE.format(spending="$1"), spending)
+    written.live += [
+        LiveEvents(job_id=job.job_id, first_seq=job.first_new_seq, events=raw_events(job.events))
+        for job in jobs
+        if job.events
+    ]
 
 
 async def _extend(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
-    """Append the new events and move the numbers on; of jobs that end, `_end` does that."""
-    grown = [job for job in jobs if job.events]
-    moved = [job for job in jobs if job.outcome is None]
+    """Append the new events and move the numbers on."""
     status = await connection.execute(
         """
         with stored as (
@@ -378,16 +380,24 @@ async def _extend(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
         from unnest($6::uuid[], $7::integer[], $8::integer[]) v(id, next_seq, journal_attempt)
         where j.id = v.id and j.status in ('queued', 'in_progress')
         """,
+        *_journal_rows(jobs),
+        [job.job_id for job in jobs],
+        [job.next_seq for job in jobs],
+        [job.journal_attempt for job in jobs],
+    )
+    assert status == f"UPDATE {len(jobs)}", status
+
+
+def _journal_rows(jobs: list[Draft]) -> tuple[list[UUID], list[int], list[int], list[str], list[str]]:
+    """The columns of one new row for each job that has events."""
+    grown = [job for job in jobs if job.events]
+    return (
         [job.job_id for job in grown],
         [job.first_new_seq for job in grown],
         [job.next_seq - 1 for job in grown],
         [job.user_id for job in grown],
         [b"\n".join(job.events).decode() for job in grown],
-        [job.job_id for job in moved],
-        [job.next_seq for job in moved],
-        [job.journal_attempt for job in moved],
     )
-    assert status == f"UPDATE {len(moved)}", status
 
 
 async def _run_again(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
@@ -405,17 +415,21 @@ async def _run_again(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
     assert status == f"UPDATE {len(jobs)}", status
 
 
-async def _end(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
-    """A terminal state is write-once: decided under the lock, and guarded once more here."""
-    status = await connection.execute(
-        """
-        update jobs j
-        set status = v.status, response = v.response, usage = nullif(v.response -> 'usage', 'null'),
-            error = nullif(v.response -> 'error', 'null'), ended_at = clock_timestamp(), lease_until = null,
-            next_seq = v.next_seq, journal_attempt = v.journal_attempt
-        from jsonb_to_recordset($1) v(id uuid, status text, response jsonb, next_seq integer, journal_attempt integer)
-        where j.id = v.id and j.status in ('queued', 'in_progress')
-        """,
+async def _end(
+    connection: asyncpg.Connection,
+    jobs: list[Draft],
+    active_jobs: dict[UUID, UUID | None],
+    spending: list[JsonObject],
+) -> tuple[list[JobReady], bool]:
+    """Store all that an end leaves, by one statement, as a client waits for it; see `_END`.
+
+    Returns the jobs that may run now, and whether there are endpoints of webhooks that want to hear of ends.
+    """
+    outcomes = [(_of_job(job), job.outcome) for job in jobs if job.outcome is not None]
+    over = {job.conversation_id: job.turn for job in jobs if active_jobs[job.conversation_id] == job.job_id}
+    rows = await connection.fetch(
+        _END,
+        *_journal_rows(jobs),
         [
             {
                 "id": job.job_id,
@@ -427,104 +441,99 @@ async def _end(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
             for job in jobs
             if job.outcome is not None
         ],
-    )
-    assert status == f"UPDATE {len(jobs)}", status
-
-
-async def _insert_output(connection: asyncpg.Connection, jobs: list[Draft]) -> None:
-    """The items of the final outputs, behind the turn's input, in output order."""
-    outcomes = [(_of_job(job), job.outcome) for job in jobs if job.outcome is not None]
-    messages = [of_job | asdict(row) for of_job, outcome in outcomes for row in outcome.messages]
-    tool_calls = [of_job | asdict(row) for of_job, outcome in outcomes for row in outcome.tool_calls]
-    items = [of_job | asdict(row) for of_job, outcome in outcomes for row in outcome.items]
-    if not messages and not tool_calls and not items:
-        return
-    await connection.execute(
-        """
-        with said as (
-            insert into messages (id, conversation_id, job_id, user_id, turn, ordinal, role, content, parts, status)
-            select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position,
-                   'assistant', v.content, v.parts, v.status
-            from jsonb_to_recordset($1) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
-                                          input_item_count integer, position integer, content text, parts jsonb,
-                                          status text)
-        ), other as (
-            insert into items (id, conversation_id, job_id, user_id, turn, ordinal, kind, item)
-            select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position, v.kind, v.item
-            from jsonb_to_recordset($3) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
-                                          input_item_count integer, position integer, kind text, item jsonb)
-        )
-        insert into tool_calls (id, conversation_id, job_id, user_id, turn, ordinal, call_id, server_label, tool_name,
-                                parameters, result, error, status, approval_request_id, duration_ms)
-        select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position, v.call_id,
-               v.server_label, v.tool_name, v.parameters, v.result, v.error, v.status, v.approval_request_id,
-               v.duration_ms
-        from jsonb_to_recordset($2) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
-                                      input_item_count integer, position integer, call_id text, server_label text,
-                                      tool_name text, parameters text, result text, error jsonb, status text,
-                                      approval_request_id text, duration_ms integer)
-        """,
-        messages,
-        tool_calls,
-        items,
-    )
-
-
-async def _add_usage(connection: asyncpg.Connection, jobs: list[Draft], titles: Sequence[TitleSuggested]) -> None:
-    """Add to the sums of the users, in their order, so that batches wait for each other instead of dying.
-
-    An end is written once, and a title set once, so what they cost counts once.
-    """
-    spent = [
-        {"user_id": job.user_id, "response_count": 1, **to_builtins(job.outcome.spent)}
-        for job in jobs
-        if job.outcome and job.outcome.spent
-    ]
-    spent += [{"response_count": 0, **to_builtins(title)} for title in titles]
-    if not spent:
-        return
-    await connection.execute(
-        """
-        insert into usage_by_day as known (user_id, day, response_count, input_tokens, output_tokens)
-        select user_id, (clock_timestamp() at time zone 'utc')::date, sum(response_count), sum(input_tokens),
-               sum(output_tokens)
-        from jsonb_to_recordset($1) v(user_id text, response_count bigint, input_tokens bigint, output_tokens bigint)
-        group by user_id order by user_id
-        on conflict (user_id, day) do update
-        set response_count = known.response_count + excluded.response_count,
-            input_tokens = known.input_tokens + excluded.input_tokens,
-            output_tokens = known.output_tokens + excluded.output_tokens
-        """,
-        spent,
-    )
-
-
-async def _activate_next(
-    connection: asyncpg.Connection, ended: list[Draft], active_jobs: dict[UUID, UUID | None]
-) -> list[JobReady]:
-    """Let each conversation go on to its next waiting job, in the order of acceptance."""
-    over = {job.conversation_id: job.turn for job in ended if active_jobs[job.conversation_id] == job.job_id}
-    rows = await connection.fetch(
-        """
-        update conversations c
-        set updated_at = clock_timestamp(),
-            active_job_id = case
-                when v.over_turn is null then c.active_job_id
-                else (select j.id from jobs j
-                      where j.conversation_id = c.id and j.turn > v.over_turn and j.status = 'queued'
-                      order by j.turn limit 1)
-            end
-        from unnest($1::uuid[], $2::integer[]) v(id, over_turn)
-        where c.id = v.id
-        returning c.id, c.user_id, c.active_job_id, v.over_turn is not null as is_over
-        """,
-        list(touched := {job.conversation_id for job in ended}),
+        [of_job | asdict(row) for of_job, outcome in outcomes for row in outcome.messages],
+        [of_job | asdict(row) for of_job, outcome in outcomes for row in outcome.tool_calls],
+        [of_job | asdict(row) for of_job, outcome in outcomes for row in outcome.items],
+        spending,
+        list(touched := {job.conversation_id for job in jobs}),
         [over.get(conversation_id) for conversation_id in touched],
     )
-    return [
+    assert rows[0]["ended_count"] == len(jobs), f"{rows[0]['ended_count']} of {len(jobs)}"
+    ready = [
         JobReady(job_id=row["active_job_id"], conversation_id=row["id"], user_id=row["user_id"])
         for row in rows
         if row["is_over"] and row["active_job_id"]
+    ]
+    return ready, rows[0]["has_endpoints"]
+
+
+# In the order of the users, so that batches wait for each other instead of dying.
+_ADD_USAGE = """
+    insert into usage_by_day as known (user_id, day, response_count, input_tokens, output_tokens)
+    select user_id, (clock_timestamp() at time zone 'utc')::date, sum(response_count), sum(input_tokens),
+           sum(output_tokens)
+    from jsonb_to_recordset({spending})
+         v(user_id text, response_count bigint, input_tokens bigint, output_tokens bigint)
+    group by user_id order by user_id
+    on conflict (user_id, day) do update
+    set response_count = known.response_count + excluded.response_count,
+        input_tokens = known.input_tokens + excluded.input_tokens,
+        output_tokens = known.output_tokens + excluded.output_tokens
+"""
+
+# A terminal state is write-once: decided under the lock, and guarded once more here. The items of the final output come
+# behind the turn's input, in output order. Each conversation goes on to its next waiting job, in the order of
+# acceptance; to this statement those that end with it still look as they did before.
+_END = f"""
+with stored as (
+    insert into journal (job_id, first_seq, last_seq, user_id, frames)
+    select * from unnest($1::uuid[], $2::integer[], $3::integer[], $4::text[], $5::text[])
+), ended as (
+    update jobs j
+    set status = v.status, response = v.response, usage = nullif(v.response -> 'usage', 'null'),
+        error = nullif(v.response -> 'error', 'null'), ended_at = clock_timestamp(), lease_until = null,
+        next_seq = v.next_seq, journal_attempt = v.journal_attempt
+    from jsonb_to_recordset($6) v(id uuid, status text, response jsonb, next_seq integer, journal_attempt integer)
+    where j.id = v.id and j.status in ('queued', 'in_progress')
+    returning j.id
+), said as (
+    insert into messages (id, conversation_id, job_id, user_id, turn, ordinal, role, content, parts, status)
+    select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position,
+           'assistant', v.content, v.parts, v.status
+    from jsonb_to_recordset($7) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
+                                  input_item_count integer, position integer, content text, parts jsonb, status text)
+), called as (
+    insert into tool_calls (id, conversation_id, job_id, user_id, turn, ordinal, call_id, server_label, tool_name,
+                            parameters, result, error, status, approval_request_id, duration_ms)
+    select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position, v.call_id,
+           v.server_label, v.tool_name, v.parameters, v.result, v.error, v.status, v.approval_request_id, v.duration_ms
+    from jsonb_to_recordset($8) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
+                                  input_item_count integer, position integer, call_id text, server_label text,
+                                  tool_name text, parameters text, result text, error jsonb, status text,
+                                  approval_request_id text, duration_ms integer)
+), other as (
+    insert into items (id, conversation_id, job_id, user_id, turn, ordinal, kind, item)
+    select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position, v.kind, v.item
+    from jsonb_to_recordset($9) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
+                                  input_item_count integer, position integer, kind text, item jsonb)
+), spent as (
+    {_ADD_USAGE.format(spending="$10")}
+), gone_on as (
+    update conversations c
+    set updated_at = clock_timestamp(),
+        active_job_id = case
+            when v.over_turn is null then c.active_job_id
+            else (select j.id from jobs j
+                  where j.conversation_id = c.id and j.turn > v.over_turn and j.status = 'queued'
+                    and j.id not in (select id from ended)
+                  order by j.turn limit 1)
+        end
+    from unnest($11::uuid[], $12::integer[]) v(id, over_turn)
+    where c.id = v.id
+    returning c.id, c.user_id, c.active_job_id, v.over_turn is not null as is_over
+)
+select gone_on.*, (select count(*) from ended) as ended_count,
+       exists (select from webhook_endpoints where disabled_at is null) as has_endpoints
+from gone_on
+"""  # noqa: S608 - our own text
+
+
+def _spending(jobs: Iterable[Draft], titles: Iterable[TitleSuggested]) -> list[JsonObject]:
+    """What this batch adds to the sums of the users: an end is written once, and a title set once."""
+    of_jobs = [(job.user_id, job.outcome.spent) for job in jobs if job.outcome and job.outcome.spent]
+    return [
+        *({"user_id": user_id, "response_count": 1, **to_builtins(spent)} for user_id, spent in of_jobs),
+        *({"response_count": 0, **to_builtins(title)} for title in titles),
     ]
 
 
