@@ -551,6 +551,8 @@ async def test_silence_is_bridged_by_comments_that_the_client_does_not_see(opene
 async def test_an_endpoint_that_thinks_before_its_first_byte_is_bridged_too(opened: Open, database: Database) -> None:
     async with opened(heartbeat_seconds=0.05, completion_silence_seconds_max=0.3) as gateway:
         silent = await gateway.post(messages=say("[[demo: fault=hang]]"), stream=True)
+        await wait_until(gateway.endpoint.is_idle)
+    async with opened(heartbeat_seconds=0.05, completion_silence_seconds_max=60) as gateway:
         failing = await gateway.post(messages=say("[[demo: fault=500 first_delay_ms=200]]"), stream=True)
         await wait_until(gateway.endpoint.is_idle)
 

@@ -120,11 +120,11 @@ class InterruptedDatabase(Database):
         self.refused = asyncio.Event()
 
     @asynccontextmanager
-    async def transaction(self, user_id: str | None) -> AsyncIterator[asyncpg.Connection]:
+    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
         if self.is_away:
             self.refused.set()
             raise DatabaseUnavailableError
-        async with super().transaction(user_id) as connection:
+        async with super().connection() as connection:
             yield connection
 
 

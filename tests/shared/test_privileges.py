@@ -139,7 +139,7 @@ RIGHTS: Mapping[str, Mapping[str, May]] = {
         "tasks": May("id user_id", delete=True),
         "tool_calls": May(
             ALL,
-            f"{_SPOKEN} call_id server_label tool_name parameters result error status approval_request_id",
+            f"{_SPOKEN} call_id server_label tool_name parameters result error status approval_request_id duration_ms",
             delete=True,
         ),
         "tool_pins": May(ALL, "", "accepted_digest accepted_at", delete=True),
