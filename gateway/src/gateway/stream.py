@@ -149,6 +149,7 @@ class Follower:
             if on_listening is not None:
                 on_listening()
             page = _page_of(known) if known else await self._journal.after(cursor)
+            del known
             while True:
                 if page.events:
                     self._polling.reset()
@@ -161,6 +162,7 @@ class Follower:
                     continue
                 if page.is_ended or (page.events and is_terminal(page.events[-1])):
                     return
+                page = _UNREAD  # who waits holds nothing of what was sent
                 page = await self._next(tail, cursor)
                 if not (page.events or page.is_ended):
                     yield ()
@@ -330,9 +332,8 @@ class EventStream(Response):
         async with aclosing(self._batches) as batches:
             try:
                 async for events in batches:
-                    for body in _slices(events):
-                        await self._send_in_time(send, body)
-                    self._sent.add(events)
+                    await self._send_events(send, events)
+                    del events  # while nothing happens, nothing is held
                     self._note_begun(gone)
                 await self._send_in_time(send, _DONE)
             except NotFoundError:
@@ -347,6 +348,11 @@ class EventStream(Response):
         on_begun, self._on_begun = self._on_begun, None
         if on_begun is not None and not gone.done():
             on_begun()
+
+    async def _send_events(self, send: Send, events: Sequence[Event]) -> None:
+        for body in _slices(events):
+            await self._send_in_time(send, body)
+        self._sent.add(events)
 
     async def _send_in_time(self, send: Send, body: bytes, *, more: bool = True) -> None:
         async with asyncio.timeout(self._limits.send_timeout_seconds):
