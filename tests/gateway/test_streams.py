@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from gateway.auth import User
 from gateway.live import Live
-from gateway.stream import BEFORE_FIRST, Follower, Journal, Polling, frame
+from gateway.stream import BEFORE_FIRST, EventStream, Follower, Journal, Polling, frame
 from gateway.turns import Accepted
 from shared.contracts import LiveBatch, LiveEvents, encode, raw_events
 from shared.db import Database
@@ -66,6 +66,43 @@ async def store(turns: Turns, accepted: Accepted, events: Sequence[Event], *, st
         )
 
 
+async def sent_by(stream: EventStream) -> list[bytes]:
+    """The pieces of its body, to a client that stays."""
+    sent: list[bytes] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message.get("body", b""))
+
+    await stream({"type": "http"}, stays, send)
+    return sent
+
+
+async def stays() -> MutableMapping[str, Any]:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_a_turn_that_waited_and_ran_before_anybody_listened_is_read_at_once(
+    gateway: FastAPI, ada: Caller, turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Persistence lets it run as soon as the turn before has ended, whoever follows."""
+    monkeypatch.setattr(Live, "is_up", True)  # so that nobody looks into the journal before a heartbeat's time
+    first = await turns.ask(ada.user_id, "one")
+    accepted = await turns.ask(ada.user_id, "two", first.conversation_id)
+    events = said(accepted, deltas=2, text="x")
+    await store(turns, accepted, events, status="completed")
+    answers = gateway.state.services.answers
+
+    async with asyncio.timeout(answers._settings.heartbeat_seconds / 2):  # noqa: SLF001
+        user = User(ada.user_id, time.time() + 60)
+        sent = await sent_by(answers.stream_new(user, accepted, answers.stream_slot(user.id)))
+        response = await answers.wait(accepted, stays, seconds=60)
+
+    assert not accepted.is_active
+    assert b"".join(sent) == b"".join(map(frame, [*accepted.events, *events])) + b"data: [DONE]\n\n"
+    assert response["status"] == "completed"
+
+
 async def test_a_large_response_is_replayed_in_slices_and_is_the_journal(
     gateway: FastAPI, ada: Caller, turns: Turns
 ) -> None:
@@ -76,16 +113,8 @@ async def test_a_large_response_is_replayed_in_slices_and_is_the_journal(
     stream = answers.stream(
         User(ada.user_id, time.time() + 60), accepted.job_id, None, answers.stream_slot(ada.user_id)
     )
-    sent: list[bytes] = []
 
-    async def send(message: MutableMapping[str, Any]) -> None:
-        sent.append(message.get("body", b""))
-
-    async def receive() -> MutableMapping[str, Any]:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    await stream({"type": "http"}, receive, send)
+    sent = await sent_by(stream)
 
     assert b"".join(sent) == b"".join(map(frame, [*accepted.events, *events])) + b"data: [DONE]\n\n"
     # No event is split: the last ones, which hold the whole text, are sent one by one.

@@ -110,7 +110,7 @@ class Answers:
         Raises ClientDisconnect when the client goes away, which `receive` tells.
         """
         follower = self._follower(accepted.user_id, accepted.job_id)
-        final = asyncio.create_task(follower.final(accepted.events, lambda: self.start(accepted)))
+        final = asyncio.create_task(follower.final(_known(accepted), lambda: self.start(accepted)))
         gone = asyncio.create_task(disconnected(receive))
         stopping = asyncio.create_task(self._stopping.wait())
         ends: tuple[asyncio.Task[object], ...] = (final, gone, stopping)
@@ -134,7 +134,7 @@ class Answers:
     def stream_new(self, user: User, accepted: Accepted, slot: Slot) -> EventStream:
         """The stream of a turn that was just accepted, from its first event."""
         follower = self._follower(accepted.user_id, accepted.job_id)
-        batches = follower.follow(BEFORE_FIRST, accepted.events, lambda: self.start(accepted))
+        batches = follower.follow(BEFORE_FIRST, _known(accepted), lambda: self.start(accepted))
         sent = SentEvents(accepted_at=None if accepted.is_repeat else time.perf_counter())
         return self._stream(user, batches, slot, sent, self.answered(accepted))
 
@@ -271,6 +271,14 @@ class Answers:
     ) -> EventStream:
         limits = StreamLimits.of(self._settings, user)
         return EventStream(batches, self._stopping, partial(self._denials.watch, user), limits, slot, sent, on_begun)
+
+
+def _known(accepted: Accepted) -> Sequence[Event]:
+    """The events that need not be read: nobody lets an active job run before its follower listens.
+
+    One that waits for its turn may have run meanwhile; persistence starts it, whoever follows.
+    """
+    return accepted.events if accepted.is_active else ()
 
 
 def previous_response_not_found() -> NotFoundError:
