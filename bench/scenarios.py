@@ -15,7 +15,7 @@ from bench.load.http import Connection, HttpError, Request
 from bench.load.outcomes import Log, Outcome, Way, spread
 from bench.load.turns import Load, Mix
 from bench.meters import Servers
-from bench.systems import Message, Running
+from bench.systems import Message, Running, pids_of
 from bench.words import Wanted
 
 _TURN_SECONDS = 10.0
@@ -307,6 +307,7 @@ async def _kill(bench: Bench) -> dict[str, Any]:
         process.kill()
         process.start()
         await process.ready()
+        bench.running.processes = pids_of(bench.running.stack)
         restart = time.perf_counter() - killed
         outcomes = await asyncio.gather(*turns)
         load.log.ended_at = time.perf_counter()

@@ -80,9 +80,12 @@ async def _parley(around: Surroundings) -> AsyncIterator[Running]:
     async with running_stack(
         around.backends, around.folder, counts={"demo-model": 0}, variables=parley_variables(around.model_url)
     ) as stack:
-        processes = {name.removesuffix("-0"): _pid(process.popen) for name, process in stack.processes.items()}
         url = stack.gateway().url
-        yield Running(url, Parley(), processes, _BOTH, _token_of, partial(_seed_parley, url), stack)
+        yield Running(url, Parley(), pids_of(stack), _BOTH, _token_of, partial(_seed_parley, url), stack)
+
+
+def pids_of(stack: Stack) -> dict[str, int]:
+    return {name.removesuffix("-0"): _pid(process.popen) for name, process in stack.processes.items()}
 
 
 def parley_variables(model_url: str) -> dict[str, str]:

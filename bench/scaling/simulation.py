@@ -23,7 +23,7 @@ from bench.scaling.costs import COMMITS_BEFORE, PARTS, Cost, Shape
 Step: TypeAlias = Generator["Wait", None, None]
 Told: TypeAlias = Callable[[], None]
 
-_GATHER_SECONDS = 0.025  # the default of CHAT_WORKER_FLUSH_SECONDS; what is first or last does not wait
+_GATHER_SECONDS = 0.025  # CHAT_WORKER_FLUSH_SECONDS of what was measured; what is first or last does not wait
 
 
 @dataclass(frozen=True, slots=True)

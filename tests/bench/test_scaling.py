@@ -32,7 +32,7 @@ _IN_TABLES_WITHOUT_FLEETS = [name for name in NAMES if name != "beyond"]
 @pytest.fixture(scope="module")
 def findings() -> Findings:
     """Of the results that are in the repository, as the page is made of them."""
-    return found_in(_RESULTS / "scaling.json", _RESULTS / "results.json", cores=2)
+    return found_in(_RESULTS / "scaling.json", _RESULTS / "scaling-held-out.json", cores=2)
 
 
 # --- What was measured is told again
