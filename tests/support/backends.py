@@ -41,8 +41,10 @@ def new_database(server: str | None = None) -> Iterator[dict[str, str]]:
 
     `server` is the owner's URL of a server other than the tests' common one.
     """
-    common = _required("DATABASE_URL")
-    server, template = (server, "template1") if server else (common, _template(common))
+    template = "template1"
+    if server is None:
+        server = _required("DATABASE_URL")
+        template = _template(server)
     name = _new_name()
     asyncio.run(execute(server, f'create database "{name}" template "{template}"'))
     try:
