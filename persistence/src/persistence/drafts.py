@@ -192,12 +192,14 @@ def take_chunk(draft: Draft, chunk: JournalChunk) -> str:
 
 def is_plain(chunk: JournalChunk) -> bool:
     """Whether `chunk` may be appended wherever it holds the next number: it is sound, and ends nothing."""
+    if chunk.ended_as is not None or not chunk.events:
+        return False  # first, as every answer has one that ends it, whose events are checked where it is taken
     events = [bytes(event) for event in chunk.events]
     try:
         _check_events(events, chunk.first_seq, chunk.job_id)
     except InvalidInputError:
         return False
-    return bool(events) and chunk.ended_as is None and not is_terminal(events[-1])
+    return not is_terminal(events[-1])
 
 
 def lose_chunk(draft: Draft, lost: LostChunk) -> None:
