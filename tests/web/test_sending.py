@@ -1,6 +1,9 @@
 """From the box to the gateway: at once to the eye, once to the server, and never lost on the way."""
 
-from playwright.async_api import BrowserContext, Page, expect
+import asyncio
+import time
+
+from playwright.async_api import BrowserContext, Page, Route, expect
 
 from tests.support.client import Client
 from tests.support.stack import Stack
@@ -130,6 +133,33 @@ async def test_what_could_not_be_sent_is_kept_and_sent_once(
     await expect(box_of(page)).to_have_value("another draft")
     await expect(said_in(page)).to_have_count(3)
     assert await _rows_stored(stack, user, page) == 3
+
+
+async def test_what_is_said_before_a_conversation_has_opened_is_said_in_it(
+    device: BrowserContext, stack: Stack
+) -> None:
+    user = new_user()
+    before = await come_in(device, user)
+    await ask(before, "[[demo: echo]] one")
+    page = await device.new_page()
+    release = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await release.wait()
+        await route.continue_()
+
+    await page.route("**/v1/conversations/*/items*", hold)
+    await page.clock.install()
+    await page.clock.pause_at(time.time() + 60)  # no matter how quick a reader is
+    async with page.expect_response("**/v1/models"):
+        await page.goto(f"/{await before.evaluate('location.hash')}")
+    await say(page, "[[demo: echo]] two")
+    await page.clock.resume()
+    release.set()
+    await expect(answer_of(page)).to_contain_text("two")
+    await expect(said_in(page)).to_have_count(2)
+    await expect(answer_of(before)).to_contain_text("two")
+    assert await _rows_stored(stack, user, before) == 2
 
 
 async def _until_stored(stack: Stack, user: str, page: Page, count: int) -> None:

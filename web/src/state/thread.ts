@@ -43,7 +43,7 @@ import type { Outbox } from "./outbox";
 import { problemOf } from "./problems";
 import type { Store } from "./store";
 
-const SKELETON_AFTER_MS = 150;
+const LEFT_AFTER_MS = 150; // so long the conversation before stays in sight while the next one loads
 const TREE_PAGES_MAX = 5;
 const FINDING_PAGES_MAX = 60; // so far back a search leads
 
@@ -90,8 +90,12 @@ export class Thread {
       return;
     }
     this.opening = opening;
-    // A conversation that opens at once shows no empty page on the way.
-    const late = setTimeout(() => this.show({ ...NEW_THREAD, conversationId, title, phase: "loading" }), SKELETON_AFTER_MS);
+    // A conversation that opens at once shows no empty page on the way. Where the page is empty as it is, what is
+    // typed from now on is meant for this conversation, and not for a new one.
+    const isEmpty = this.state.conversationId === null && this.state.transcript.length === 0;
+    const wait = (): void => this.show({ ...NEW_THREAD, conversationId, title, phase: "loading" });
+    if (isEmpty) wait();
+    const late = isEmpty ? undefined : setTimeout(wait, LEFT_AFTER_MS);
     try {
       const [conversation, newest] = await Promise.all([this.api.conversation(conversationId, signal), this.newest(conversationId, signal)]);
       clearTimeout(late);

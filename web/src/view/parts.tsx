@@ -36,6 +36,7 @@ export function IconButton({ icon, label, onClick, isPressed, isExpanded, isDisa
 }
 
 const COPIED_MS = 2_000;
+const SKELETON_AFTER_MS = 150;
 
 /** Copies text, and says so for a moment. */
 export function CopyButton({ text, label }: { readonly text: string; readonly label: string }): ReactNode {
@@ -59,9 +60,15 @@ export function CopyButton({ text, label }: { readonly text: string; readonly la
   );
 }
 
-/** Three lines that stand for what is being loaded. */
+/** Lines that stand for what is being loaded, once that takes so long that it shows. */
 export function Skeleton({ lines = 3 }: { readonly lines?: number }): ReactNode {
   const words = useWords();
+  const [isLate, setLate] = useState(false);
+  useEffect(() => {
+    const timer = setTimeout(() => setLate(true), SKELETON_AFTER_MS);
+    return () => clearTimeout(timer);
+  }, []);
+  if (!isLate) return null;
   return (
     <div className="skeleton" role="status" aria-label={words.loading}>
       {Array.from({ length: lines }, (_, index) => (

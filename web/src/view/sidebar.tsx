@@ -10,7 +10,6 @@ import { Icon } from "./icons";
 import { Menu } from "./menu";
 import { IconButton, Skeleton } from "./parts";
 
-const SKELETON_AFTER_MS = 150;
 
 export function Sidebar({ onChosen, onSettings }: { readonly onChosen: () => void; readonly onSettings: () => void }): ReactNode {
   const words = useWords();
@@ -72,11 +71,10 @@ function List({ onChosen }: { readonly onChosen: () => void }): ReactNode {
   const app = useApp();
   const { phase, conversations, hasMore, search, isArchived } = useShown((state) => state.list);
   const openId = useShown((state) => state.thread.conversationId);
-  const isLate = useLate(phase === "loading");
   const end = useEndInSight(() => void app.parts.conversations.loadMore());
   const isSearch = search.trim() !== "";
 
-  if (phase === "loading") return <div className="list">{isLate && <Skeleton lines={5} />}</div>;
+  if (phase === "loading") return <div className="list"><Skeleton lines={5} /></div>;
   if (phase === "failed") {
     return (
       <div className="list empty" role="alert">
@@ -206,18 +204,6 @@ function Rename({ conversation, onEnd }: { readonly conversation: Conversation; 
       }}
     />
   );
-}
-
-/** Whether it has lasted for long enough to show that it lasts. */
-function useLate(isLoading: boolean): boolean {
-  const [isLate, setLate] = useState(false);
-  useEffect(() => {
-    setLate(false);
-    if (!isLoading) return;
-    const timer = setTimeout(() => setLate(true), SKELETON_AFTER_MS);
-    return () => clearTimeout(timer);
-  }, [isLoading]);
-  return isLate;
 }
 
 /** For the element at the end of a list: calls `more` when it comes into sight. */
