@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from gateway.app import create_app, create_internal_app
 from gateway.http_server import Server, listening_socket, server_of
 from gateway.settings import GatewaySettings
+from gateway.until import Signal
 from shared.db import Database
 from shared.ids import uuid7
 from shared.settings import Profile
@@ -158,7 +159,7 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[Served]:
     settings = settings.model_copy(update={"port": 0})
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Server, "capture_signals", _leave_signals_alone)
-        stopping = asyncio.Event()
+        stopping = Signal()
         app = create_app(settings, stopping)
         server = server_of(app, settings, stopping, internal_app=create_internal_app(app))
         listener = listening_socket(server.config, settings.send_timeout_seconds)

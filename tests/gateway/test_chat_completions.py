@@ -18,6 +18,7 @@ from demo_model.app import create_app as create_demo_model
 from demo_model.settings import Settings as DemoModelSettings
 from gateway.app import create_app
 from gateway.settings import GatewaySettings, ModelInput
+from gateway.until import Signal
 from shared.agents import AGENTS
 from shared.db import Database
 from shared.ids import uuid7
@@ -77,7 +78,7 @@ class Gateway:
 
     url: str
     endpoint: Endpoint
-    stopping: asyncio.Event
+    stopping: Signal
     user_id: str = field(default_factory=lambda: f"user-{uuid7().hex}")
 
     def client(self) -> openai.AsyncOpenAI:
@@ -118,7 +119,7 @@ def opened(gateway_settings: GatewaySettings, endpoint: tuple[str, Endpoint]) ->
         url, model = endpoint
         secrets = {"openai_base_url": url, "openai_api_key": gateway_settings.openai_api_key, "model": "demo"}
         settings = gateway_settings.model_copy(update={**secrets, **changed})
-        stopping = asyncio.Event()
+        stopping = Signal()
         async with served(create_app(settings, stopping)) as address:
             yield Gateway(address, model, stopping)
 

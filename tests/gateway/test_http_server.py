@@ -305,6 +305,28 @@ async def test_a_stream_ends_with_its_connection_though_another_request_waits_be
     await wait_until(is_over, seconds=5)
 
 
+async def test_a_body_that_nobody_reads_is_dropped_while_its_stream_goes_on(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(head("/v1/events", *AUTHORIZED, "content-length: 100000000", method="GET"))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+    async with asyncio.timeout(20):
+        for _ in range(40):
+            writer.write(bytes(1_000_000))  # more than all buffers on the way hold
+            await writer.drain()
+    (task,) = served.server.server_state.tasks
+    connection: Any = next(iter(served.server.server_state.connections))
+    held = len(connection.cycle.body)
+    writer.close()
+
+    async def is_over() -> bool:
+        return not served.server.server_state.tasks
+
+    await wait_until(is_over, seconds=5)
+    assert held == 0
+    assert task.exception() is None
+
+
 @pytest.mark.parametrize(("proxies", "are_believed"), [(["192.0.2.0/24"], False), (["127.0.0.0/8"], True)])
 async def test_whom_a_request_came_from_is_told_by_trusted_proxies_only(
     serve: Serve,

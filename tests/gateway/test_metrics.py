@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from gateway.app import create_app, create_internal_app
 from gateway.settings import GatewaySettings
+from gateway.until import Signal
 from shared.metrics import value
 from shared.settings import Profile
 from tests.gateway.conftest import Caller, Serve
@@ -87,7 +88,7 @@ async def test_in_production_the_public_port_has_no_metrics(more: Mapping[str, o
 
 
 async def test_a_gateway_that_is_told_to_stop_is_not_ready_and_says_so_on_both_ports(gateway: FastAPI) -> None:
-    stopping = asyncio.Event()
+    stopping = Signal()
     app = create_app(gateway.state.services.settings, stopping)
     app.state.services = gateway.state.services
     callers = [Caller(each, "nobody", None) for each in (app, create_internal_app(app))]

@@ -4,8 +4,8 @@ import gzip
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
 
+from gateway.application import Application
 from gateway.headers import SecurityHeaders
 from gateway.problems import install_problems
 from gateway.routes.page import page_router
@@ -32,7 +32,7 @@ def built(tmp_path: Path) -> Path:
 
 def visitor_of(settings: GatewaySettings) -> Caller:
     """Somebody without a token, at the part of a gateway that serves the page."""
-    app = FastAPI()
+    app = Application()
     app.include_router(page_router(settings))
     install_problems(app)
     app.add_middleware(SecurityHeaders, is_https=False)

@@ -12,6 +12,7 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from gateway.app import create_app
+from gateway.application import Application
 from gateway.problems import AnswerFailedError, install_problems
 from gateway.routes import health
 from gateway.settings import GatewaySettings
@@ -223,7 +224,7 @@ STATUSES = [
 
 
 def raising(error: Exception) -> FastAPI:
-    app = FastAPI()
+    app = Application()
     install_problems(app)
 
     @app.get("/v1/raise")
@@ -287,7 +288,7 @@ async def test_what_a_client_writes_into_an_address_is_in_no_log(ada: Caller, pa
 
 
 async def test_an_answer_that_breaks_in_the_middle_is_not_ended_as_if_it_were_whole() -> None:
-    app = FastAPI()
+    app = Application()
     install_problems(app)
 
     @app.get("/broken")

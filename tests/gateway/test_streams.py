@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from gateway.application import rest_of
 from gateway.auth import User
 from gateway.live import Live
 from gateway.stream import BEFORE_FIRST, EventStream, Follower, Journal, Polling, frame
@@ -73,7 +74,11 @@ async def sent_by(stream: EventStream) -> list[bytes]:
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message.get("body", b""))
 
-    await stream({"type": "http"}, stays, send)
+    scope: dict[str, Any] = {"type": "http", "state": {}}
+    await stream(scope, stays, send)
+    rest = rest_of(scope)
+    assert rest is not None
+    await rest.send_by(send)
     return sent
 
 

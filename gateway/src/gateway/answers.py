@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from functools import partial
 from uuid import UUID
 
 from starlette.requests import ClientDisconnect
@@ -17,9 +16,10 @@ from gateway.limits import OpenJobs, Slot, Slots
 from gateway.live import Live
 from gateway.metrics import SentEvents
 from gateway.settings import GatewaySettings
-from gateway.stream import BEFORE_FIRST, EventStream, Follower, Journal, StreamLimits, disconnected
+from gateway.stream import BEFORE_FIRST, EventStream, Follower, Journal, StreamLimits
 from gateway.telling import about, trace_request
 from gateway.turns import Accepted, AcceptLimits, Submission, Turn, accept, find_repeated
+from gateway.until import Signal, disconnected
 from gateway.writer import delete_conversation
 from shared import tracing
 from shared.contracts import CancelRequested, JobReady, Touched
@@ -41,7 +41,7 @@ class Answers:
         dispatcher: Dispatcher,
         live: Live,
         settings: GatewaySettings,
-        stopping: asyncio.Event,
+        stopping: Signal,
         denials: Denials,
     ) -> None:
         self._database = database
@@ -270,7 +270,7 @@ class Answers:
         on_begun: Callable[[], None] | None = None,
     ) -> EventStream:
         limits = StreamLimits.of(self._settings, user)
-        return EventStream(batches, self._stopping, partial(self._denials.watch, user), limits, slot, sent, on_begun)
+        return EventStream(batches, (self._stopping, self._denials.of(user)), limits, slot, sent, on_begun)
 
 
 def _known(accepted: Accepted) -> Sequence[Event]:

@@ -5,11 +5,11 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from gateway import metrics, openapi
 from gateway.answers import Answers
+from gateway.application import Application
 from gateway.auth import Authenticator
 from gateway.completions import USE, Completions
 from gateway.cors import cors_options
@@ -47,6 +47,7 @@ from gateway.routes import (
 )
 from gateway.sessions import Sessions
 from gateway.settings import GatewaySettings
+from gateway.until import Signal
 from shared.db import Database
 from shared.messaging import CANCELS, LIVE, Broker, Publisher, tell_refusals_at
 from shared.metrics import name_process, watch_loop
@@ -56,12 +57,12 @@ from shared.tool_servers import tool_servers_or_exit
 from shared.tracing import traced
 
 
-def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
+def create_app(settings: GatewaySettings, stopping: Signal | None = None) -> Application:
     """The application. Setting `stopping` ends its open streams and waits, so that the server can stop."""
-    stopping = stopping or asyncio.Event()
+    stopping = stopping or Signal()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Application) -> AsyncIterator[None]:
         _build_routes(app)
         name_process("gateway")
         tell_refusals_at(LIVE)
@@ -71,7 +72,7 @@ def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None)
                 app.state.services = services
                 yield
 
-    app = FastAPI(
+    app = Application(
         **openapi.DOCUMENT,
         lifespan=lifespan,
         redirect_slashes=False,
@@ -110,7 +111,7 @@ def create_app(settings: GatewaySettings, stopping: asyncio.Event | None = None)
     return app
 
 
-def _build_routes(app: FastAPI) -> None:
+def _build_routes(app: Application) -> None:
     """FastAPI builds the routes of a router when it is first asked for one, which holds up that request and all others.
 
     An address that is nowhere asks all of them.
@@ -120,17 +121,17 @@ def _build_routes(app: FastAPI) -> None:
         route.matches(dict(nowhere))
 
 
-def _install_middleware(app: FastAPI, settings: GatewaySettings) -> None:
-    """Each is around those before it: also what only `RequestContext` can answer has its headers."""
+def _install_middleware(app: Application, settings: GatewaySettings) -> None:
+    """Each is around those before it: also what only `AnswersFailures` can answer has its headers."""
     app.add_middleware(AddressRates, rates=app.state.rates)
     install_problems(app)
     app.add_middleware(CORSMiddleware, **cors_options(settings.allowed_origins))
     app.add_middleware(SecurityHeaders, is_https=(settings.public_url or "").startswith("https://"))
 
 
-def create_internal_app(app: FastAPI) -> FastAPI:
+def create_internal_app(app: Application) -> Application:
     """What `app` tells of itself to whoever operates it, to be served on a port of its own."""
-    internal = FastAPI(openapi_url=None)
+    internal = Application(openapi_url=None)
     internal.state = app.state
     internal.include_router(health.router)
     internal.add_api_route("/metrics", metrics.answer_metrics)
@@ -139,7 +140,7 @@ def create_internal_app(app: FastAPI) -> FastAPI:
 
 
 @asynccontextmanager
-async def open_services(settings: GatewaySettings, stopping: asyncio.Event) -> AsyncIterator[Services]:
+async def open_services(settings: GatewaySettings, stopping: Signal) -> AsyncIterator[Services]:
     """Postgres must be there; RabbitMQ may come later, as accepted messages wait for it."""
     tool_servers = tool_servers_or_exit(settings.tool_servers_file, "gateway")
     broker = Broker(

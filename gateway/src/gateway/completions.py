@@ -1,11 +1,10 @@
 """Chat completions: a stateless pass to the model endpoint, whole or as a stream. Nothing is stored but the usage."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 import httpx2
@@ -20,7 +19,7 @@ from gateway.limits import Slot, Slots
 from gateway.model_endpoint import Answer, ModelEndpoint, Usage, cut_stream, late_answer, new_completion_id
 from gateway.problems import openai_error, problem_of
 from gateway.settings import GatewaySettings
-from gateway.stream import disconnected
+from gateway.until import Ending, Gone, Signal, Until, disconnected
 from shared.db import Database
 from shared.errors import DatabaseUnavailableError, LimitExceededError, ParleyError, UnavailableError
 from shared.events import JsonObject
@@ -56,9 +55,7 @@ class Completion:
 class Completions:
     """Everything that happens to a completion. One per process: it holds the connections; `close` it at the end."""
 
-    def __init__(
-        self, database: Database, settings: GatewaySettings, stopping: asyncio.Event, denials: Denials
-    ) -> None:
+    def __init__(self, database: Database, settings: GatewaySettings, stopping: Signal, denials: Denials) -> None:
         self._database = database
         self._denials = denials
         self._settings = settings
@@ -131,8 +128,7 @@ class Completions:
             await _give_up(asking)
             raise
         frames = self._frames(asking, completion, call)
-        watch = partial(self._denials.watch, user)
-        return CompletionStream(frames, asking, watch, slot, self._settings.send_timeout_seconds)
+        return CompletionStream(frames, asking, self._denials.of(user), slot, self._settings.send_timeout_seconds)
 
     async def _whole(self, completion: Completion) -> Answer:
         with ModelCall(USE, self._settings.model) as call:
@@ -291,36 +287,27 @@ class CompletionStream(Response):
         self,
         frames: AsyncGenerator[bytes, None],
         asking: asyncio.Task[httpx2.Response],
-        watch: Callable[[], "asyncio.Future[None]"],
+        shut_out: Ending,
         slot: Slot,
         send_timeout_seconds: float,
     ) -> None:
-        """What `asking` gives, which `frames` are read from, is closed at the end, and `slot` given back. `watch` gives
-        what is done once the user is shut out.
-        """
+        """What `asking` gives, which `frames` are read from, is closed at the end, and `slot` given back."""
         super().__init__()
         self._frames = frames
         self._asking = asking
-        self._watch = watch
+        self._shut_out = shut_out
         self._slot = slot
         self._send_timeout_seconds = send_timeout_seconds
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._slot:
-            pump = asyncio.create_task(self._pump(send))
-            gone = asyncio.create_task(disconnected(receive))
-            ends: tuple[asyncio.Future[None], ...] = (pump, gone, self._watch())
             try:
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                async with Until(Gone(scope, receive), self._shut_out):
+                    await self._pump(send)
+            except TimeoutError:
+                log.info("stream_closed", cause="slow reader")
             finally:
-                for task in ends:
-                    task.cancel()
-                outcome, *_ = await asyncio.gather(*ends, return_exceptions=True)
                 await _give_up(self._asking)
-        if isinstance(outcome, TimeoutError):
-            log.info("stream_closed", cause="slow reader")
-        elif isinstance(outcome, Exception):
-            raise outcome
 
     async def _pump(self, send: Send) -> None:
         async with aclosing(self._frames) as frames:

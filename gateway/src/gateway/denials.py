@@ -7,15 +7,17 @@ Postgres is away the last answer counts. What happens here takes effect here at 
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import TypeAlias
 from uuid import UUID
 
 from gateway.auth import User
 from gateway.settings import GatewaySettings
+from gateway.until import Until
 from shared.db import Database, Row
 from shared.db.audit import Act, record
 from shared.errors import DatabaseUnavailableError, LimitExceededError, NotAuthenticatedError, PermissionDeniedError
@@ -35,6 +37,9 @@ _FOR_EVER = float("inf")
 class Kind(StrEnum):
     SUBJECT = "subject"
     TOKEN = "token"  # noqa: S105 - a word
+
+
+Key: TypeAlias = tuple[Kind, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,8 @@ class Denials:
         self._database = database
         self._refresh_seconds = settings.denials_refresh_seconds
         self._per_user_max = settings.logouts_per_user_max
-        self._until: dict[tuple[Kind, str], float] = {}
-        self._watchers: defaultdict[tuple[Kind, str], set[asyncio.Future[None]]] = defaultdict(set)
+        self._until: dict[Key, float] = {}
+        self._watchers: defaultdict[Key, set[Until]] = defaultdict(set)
         self._looked_at: datetime | None = None  # by the clock of Postgres, as the next
         self._whole_look_at = datetime.min.replace(tzinfo=UTC)
         self._task: asyncio.Task[None] | None = None
@@ -85,48 +90,31 @@ class Denials:
         if any(self._until.get((Kind.TOKEN, token_id), 0.0) > now for token_id in user.token_ids):
             raise NotAuthenticatedError("token_denied", "The access token was revoked; get a new one.")
 
-    def watch(self, user: User) -> "asyncio.Future[None]":
-        """Done once `check` would raise. Cancel it when nobody waits for it any more."""
-        shut_out = asyncio.get_running_loop().create_future()
-        keys = _keys_of(user)
+    def of(self, user: User) -> "ShutOut":
+        """That `check` would raise for the user, as an ending of what is done for the user."""
+        return ShutOut(self, _keys_of(user))
+
+    def watch(self, keys: Sequence[Key], until: Until) -> None:
+        """As `Ending.watch`, for when one of `keys` is denied."""
         for key in keys:
-            self._watchers[key].add(shut_out)
-
-        def forget(_: object) -> None:
-            for key in keys:
-                self._watchers[key].discard(shut_out)
-                if not self._watchers[key]:
-                    del self._watchers[key]
-
-        shut_out.add_done_callback(forget)
+            self._watchers[key].add(until)
         if any(self._until.get(key, 0.0) > time.time() for key in keys):
-            shut_out.set_result(None)  # since the request was checked
-        return shut_out
+            until.end()  # it was, since the request was checked
+
+    def forget(self, keys: Sequence[Key], until: Until) -> None:
+        for key in keys:
+            self._watchers[key].discard(until)
+            if not self._watchers[key]:
+                del self._watchers[key]
 
     @asynccontextmanager
     async def guarded(self, user: User) -> AsyncIterator[None]:
         """What is done inside is broken off once the user is shut out; then raises as `check`."""
-        loop = asyncio.get_running_loop()
-        shut_out = self.watch(user)
-        is_inside = True
-        try:
-            async with asyncio.timeout(None) as window:
-
-                def break_off(_: object) -> None:
-                    if is_inside:
-                        window.reschedule(loop.time())
-
-                shut_out.add_done_callback(break_off)
-                try:
-                    yield
-                finally:
-                    is_inside = False
-        except TimeoutError:
-            if window.expired():
-                self.check(user)
-            raise
-        finally:
-            shut_out.cancel()
+        async with Until(self.of(user)) as until:
+            yield
+        if until.has_broken_off:
+            self.check(user)
+            raise TimeoutError  # the denial was lifted in this very moment; but what was done is lost
 
     async def deny(  # noqa: PLR0913 - facts of a denial each, but `act`
         self,
@@ -254,13 +242,28 @@ class Denials:
                 self._until.pop(key, None)
                 continue
             self._until[key] = denial.until
-            for shut_out in list(self._watchers.get(key, ())):
-                if not shut_out.done():
-                    shut_out.set_result(None)
+            for until in self._watchers.get(key, ()):
+                until.end()
 
 
-def _keys_of(user: User) -> list[tuple[Kind, str]]:
-    return [(Kind.SUBJECT, user.id), *((Kind.TOKEN, token_id) for token_id in user.token_ids)]
+class ShutOut:
+    """A user is shut out, or the token that the user came with."""
+
+    __slots__ = ("_denials", "_keys")
+
+    def __init__(self, denials: Denials, keys: Sequence[Key]) -> None:
+        self._denials = denials
+        self._keys = keys
+
+    def watch(self, until: Until) -> None:
+        self._denials.watch(self._keys, until)
+
+    def forget(self, until: Until) -> None:
+        self._denials.forget(self._keys, until)
+
+
+def _keys_of(user: User) -> Sequence[Key]:
+    return ((Kind.SUBJECT, user.id), *((Kind.TOKEN, token_id) for token_id in user.token_ids))
 
 
 def _denial(row: Row) -> Denial:

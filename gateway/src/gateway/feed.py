@@ -8,7 +8,6 @@ a user tells which conversations were touched, right now; whoever connects loads
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -22,6 +21,7 @@ from gateway.metrics import SentEvents
 from gateway.queries import conversation_not_found, read_conversation
 from gateway.settings import GatewaySettings
 from gateway.stream import EventStream, Follower, StreamClosedError, StreamLimits, turn_to_read
+from gateway.until import Signal
 from shared.contracts import Touched
 from shared.db import Database, Row
 from shared.db.journal import Page
@@ -98,7 +98,7 @@ class Feeds:
         dispatcher: Dispatcher,
         live: Live,
         settings: GatewaySettings,
-        stopping: asyncio.Event,
+        stopping: Signal,
         denials: Denials,
     ) -> None:
         self._database = database
@@ -139,7 +139,7 @@ class Feeds:
     def _stream(self, user: User, batches: AsyncGenerator[Sequence[Event], None]) -> EventStream:
         slot = self._slots.take(user.id)
         limits = StreamLimits.of(self._settings, user)
-        return EventStream(batches, self._stopping, partial(self._denials.watch, user), limits, slot, SentEvents())
+        return EventStream(batches, (self._stopping, self._denials.of(user)), limits, slot, SentEvents())
 
 
 def _touch(touched: Touched) -> Event:

@@ -6,6 +6,7 @@ Nobody is known at that point, so that everybody can send. An application cannot
 import asyncio
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from types import FrameType
@@ -21,6 +22,7 @@ from gateway import metrics
 from gateway.headers import API_HEADERS
 from gateway.problems import Problem, render
 from gateway.settings import GatewaySettings
+from gateway.until import GONE_EXTENSION, Signal
 from shared.ids import uuid7
 from shared.observability import get_logger
 
@@ -46,9 +48,7 @@ _TOO_MANY_CONNECTIONS = Problem(
 )
 
 
-def server_of(
-    app: Any, settings: GatewaySettings, stopping: asyncio.Event, *, internal_app: Any | None = None
-) -> "Server":
+def server_of(app: Any, settings: GatewaySettings, stopping: Signal, *, internal_app: Any | None = None) -> "Server":
     """A server of `app`; `stopping` is set as soon as it is told to stop.
 
     `internal_app` is served with it, where the settings name a port for it.
@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
     `companion` is there from its start to its end.
     """
 
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event, companion: Companion | None = None) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: Signal, companion: Companion | None = None) -> None:
         super().__init__(config)
         self._stopping = stopping
         self.companion = companion
@@ -130,7 +130,7 @@ class Server(uvicorn.Server):
 
 def _http_protocol(settings: GatewaySettings) -> type[asyncio.Protocol]:
     """uvicorn takes a class and makes the protocols itself, so that their limits are the class's."""
-    return type("BoundedHttpProtocol", (_BoundedHttpProtocol,), {"limits": settings})
+    return type("BoundedHttpProtocol", (_BoundedHttpProtocol,), {"limits": settings, "__slots__": ()})
 
 
 class _TooManyWaitingError(Exception):
@@ -143,6 +143,18 @@ class _BoundedHttpProtocol(HttpToolsProtocol):
     So do bodies that nobody reads any more, and what comes with the chunks of a body: their extensions, its trailers.
     """
 
+    # Beside uvicorn's own, which are in a dictionary that would double with them.
+    __slots__ = (
+        "_answered",
+        "_body_bytes",
+        "_framing_bytes",
+        "_head_bytes",
+        "_heads_count",
+        "_is_in_head",
+        "_served_app",
+        "_tell_gone",
+        "_timer",
+    )
     limits: GatewaySettings
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -156,6 +168,7 @@ class _BoundedHttpProtocol(HttpToolsProtocol):
         self._framing_bytes = 0  # and all that came with it
         self._timer: asyncio.TimerHandle | None = None
         self._answered: RequestResponseCycle | None = None
+        self._tell_gone: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -174,6 +187,9 @@ class _BoundedHttpProtocol(HttpToolsProtocol):
             self._answered.disconnected = True
             self._answered.message_event.set()
         super().connection_lost(exc)
+        tell_gone, self._tell_gone = self._tell_gone, None
+        if tell_gone is not None:
+            tell_gone()
 
     def data_received(self, data: bytes) -> None:
         was_in_head, heads_count, body_bytes = self._is_in_head, self._heads_count, self._body_bytes
@@ -203,11 +219,13 @@ class _BoundedHttpProtocol(HttpToolsProtocol):
             raise _TooManyWaitingError  # the parser ends, and with it the connection
         is_one_too_many = len(self.connections) > self.limits.connections_max
         self.app = _refuse_connection if is_one_too_many else self._served_app
+        self.scope["extensions"] = {GONE_EXTENSION: {"tell": self._when_gone}}
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
-        super().on_body(body)
+        if self._tell_gone is None or self.cycle is not self._answered:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -218,7 +236,20 @@ class _BoundedHttpProtocol(HttpToolsProtocol):
         self._answered = cycle
         super()._start_asgi_task(cycle, app)
 
+    def _when_gone(self, tell: Callable[[], None]) -> None:
+        """For the application, which reads nothing more of the request that it answers: call `tell` when the client has
+        gone away. What is left of the body is dropped as it comes.
+        """
+        assert self._answered is not None
+        if self._answered.disconnected:
+            tell()
+            return
+        self._tell_gone = tell
+        self._answered.body = bytearray()
+        self.flow.resume_reading()  # who does not read does not hear that the client goes away, either
+
     def on_response_complete(self) -> None:
+        self._tell_gone = None
         super().on_response_complete()
         if not self._is_in_head and not self.transport.is_closing():
             # Every byte of a body puts off uvicorn's own timer, also of one that nobody reads any more.

@@ -4,10 +4,8 @@ By job, with the events themselves; by conversation, whose followers then read w
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Generic, TypeVar
+from types import TracebackType
+from typing import Generic, Self, TypeVar
 from uuid import UUID
 
 from shared.contracts import LiveBatch, LiveEvents, Refusal, RefusedMessageError, Touched, decode
@@ -15,54 +13,82 @@ from shared.messaging import LIVE, Broker, Listener, refuse
 
 _WAITING_MAX = 512  # batches; a reader that far behind reads the journal instead
 
-
 NewsT = TypeVar("NewsT", LiveEvents, Touched)
 KeyT = TypeVar("KeyT", UUID, str)
 
 
-class Tail(Generic[NewsT]):
-    """The live end of one subject for one reader. Never blocks the fan-out: what does not fit is dropped and told."""
+class Tail(Generic[KeyT, NewsT]):
+    """The live end of one subject for one reader. Never blocks the fan-out: what does not fit is dropped and told.
 
-    def __init__(self) -> None:
-        self._waiting: deque[NewsT] = deque()
-        self._news = asyncio.Event()
+    It is one while a `with` holds it. There are as many as streams, so that they are kept small.
+    """
+
+    __slots__ = ("_must_resync", "_of", "_reader", "_subject", "_waiting")
+
+    def __init__(self, of: "dict[KeyT, set[Tail[KeyT, NewsT]]]", subject: KeyT) -> None:
+        self._of: dict[KeyT, set[Tail[KeyT, NewsT]]] = of
+        self._subject: KeyT = subject
+        self._waiting: list[NewsT] = []
+        self._reader: asyncio.Future[None] | None = None
         self._must_resync = False
+
+    def __enter__(self) -> Self:
+        self._of.setdefault(self._subject, set()).add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        tails = self._of[self._subject]
+        tails.discard(self)
+        if not tails:
+            del self._of[self._subject]
 
     def push(self, news: NewsT) -> None:
         if len(self._waiting) >= _WAITING_MAX:
             self.resync()
             return
         self._waiting.append(news)
-        self._news.set()
+        self._wake()
 
     def resync(self) -> None:
         """Something may have been missed."""
-        self._waiting.clear()
+        self._waiting = []
         self._must_resync = True
-        self._news.set()
+        self._wake()
 
     async def next(self, seconds: float) -> list[NewsT] | None:
         """What arrived, waiting up to `seconds` for something (then []); None: read again what is stored."""
-        if not self._news.is_set():
-            try:
-                await asyncio.wait_for(self._news.wait(), seconds)
-            except TimeoutError:
-                return []
-        self._news.clear()
+        if not (self._waiting or self._must_resync):
+            await self._news(seconds)
         if self._must_resync:
             self._must_resync = False
             return None
-        arrived = list(self._waiting)
-        self._waiting.clear()
+        arrived, self._waiting = self._waiting, []
         return arrived
+
+    async def _news(self, seconds: float) -> None:
+        """`asyncio.wait_for` would start a task for each wait."""
+        loop = asyncio.get_running_loop()
+        self._reader = loop.create_future()
+        timer = loop.call_later(seconds, self._wake)
+        try:
+            await self._reader
+        finally:
+            timer.cancel()
+            self._reader = None
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class Live:
     """Hands every live batch to the tails of its jobs, its conversations and their users."""
 
     def __init__(self, broker: Broker) -> None:
-        self._tails: dict[UUID, set[Tail[LiveEvents]]] = {}
-        self._user_tails: dict[str, set[Tail[Touched]]] = {}
+        self._tails: dict[UUID, set[Tail[UUID, LiveEvents]]] = {}
+        self._user_tails: dict[str, set[Tail[str, Touched]]] = {}
         self._listener = Listener(broker, LIVE, self._take, self._resync_all)
 
     def start(self) -> None:
@@ -75,16 +101,12 @@ class Live:
     def is_up(self) -> bool:
         return self._listener.is_up
 
-    @contextmanager
-    def tail(self, subject_id: UUID) -> Iterator[Tail[LiveEvents]]:
+    def tail(self, subject_id: UUID) -> Tail[UUID, LiveEvents]:
         """Of a job; or of a conversation, where nothing arrives but the word to read again."""
-        with _entered(self._tails, subject_id, Tail[LiveEvents]()) as tail:
-            yield tail
+        return Tail(self._tails, subject_id)
 
-    @contextmanager
-    def tail_of_user(self, user_id: str) -> Iterator[Tail[Touched]]:
-        with _entered(self._user_tails, user_id, Tail[Touched]()) as tail:
-            yield tail
+    def tail_of_user(self, user_id: str) -> Tail[str, Touched]:
+        return Tail(self._user_tails, user_id)
 
     def resync(self, subject_id: UUID) -> None:
         """Let those who follow the job or conversation read again: it changed in a way that no live event tells."""
@@ -119,15 +141,3 @@ def _live_batch(body: bytes) -> LiveBatch:
     if not isinstance(batch, LiveBatch):
         raise RefusedMessageError(Refusal.MISPLACED, f"{type(batch).__name__} is not for gateways")
     return batch
-
-
-@contextmanager
-def _entered(all_tails: dict[KeyT, set[Tail[NewsT]]], key: KeyT, tail: Tail[NewsT]) -> Iterator[Tail[NewsT]]:
-    tails = all_tails.setdefault(key, set())
-    tails.add(tail)
-    try:
-        yield tail
-    finally:
-        tails.discard(tail)
-        if not tails:
-            all_tails.pop(key, None)

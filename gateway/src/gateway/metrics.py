@@ -68,10 +68,9 @@ class SentEvents:
             self._waits_since = None
 
 
-def count_request(scope: Scope, status: int) -> None:
-    """Count the request of `scope`, which was answered with `status`; 0: its client went away before."""
-    method = scope["method"] if scope["method"] in _METHODS else "other"
-    REQUESTS.labels(method, route_of(scope), str(status)).inc()
+def count_request(method: str, route: str, status: int) -> None:
+    """Count a request that was answered with `status`; 0: its client went away before."""
+    REQUESTS.labels(method if method in _METHODS else "other", route, str(status)).inc()
 
 
 def count_gap(cause: str) -> None:

@@ -4,18 +4,17 @@
     others   {"status": "error", "data": null, "error": {"error_code", "error_message", "status_code", "details",
               "request_id"}}
 
-An unknown error is answered by `RequestContext`, which sees every request first and last.
+An unknown error is answered by `AnswersFailures`, which is around all that could raise one.
 """
 
 import math
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from pydantic.config import JsonDict
@@ -26,10 +25,9 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import metrics
-from gateway.telling import request_told
+from gateway.application import Application
 from shared import errors
-from shared.ids import uuid7
-from shared.observability import bound_ids, get_logger
+from shared.observability import get_logger
 
 log = get_logger()
 
@@ -78,8 +76,6 @@ _HEADERS: dict[int, dict[str, str]] = {
 }
 _RETRY_AFTER_SECONDS = 2.0
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
-# What a client may choose as the id of its request: it comes into logs and answers as it is.
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 _API_EXAMPLE: JsonDict = {
     "status": "error",
@@ -224,12 +220,12 @@ API_ERRORS = _documented(ApiError)
 V1_ERRORS = _documented(OpenAIError)
 
 
-def install_problems(app: FastAPI) -> None:
-    """Let `app` answer every error in our form, and carry a request id."""
+def install_problems(app: Application) -> None:
+    """Let `app` answer every error in our form."""
     app.add_exception_handler(errors.ParleyError, _answer_parley_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     app.add_exception_handler(HTTPException, _answer_router_error)
-    app.add_middleware(RequestContext)
+    app.add_middleware(AnswersFailures)
 
 
 async def _answer_parley_error(request: Request, error: Exception) -> JSONResponse:
@@ -304,17 +300,8 @@ def answer_headers_of(scope: Scope) -> dict[str, str]:
     return headers
 
 
-def _asked_id(scope: Scope) -> str | None:
-    """The id that the client has chosen for its request, where that is fit to be one."""
-    asked = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return asked.decode() if _REQUEST_ID.fullmatch(asked) else None
-
-
-class RequestContext:
-    """Gives each request an id, in its logs and its answer; answers what nobody caught; logs and counts how it went.
-
-    Its address is in no log: it may hold anything that a client wrote there, also a secret. The route's template is.
-    """
+class AnswersFailures:
+    """Answers what nobody caught; gives each answer the request's id, and the headers that were found for it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -323,12 +310,6 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _asked_id(scope) or f"req_{uuid7().hex}"
-        scope.setdefault("state", {}).update(request_id=request_id, answer_headers={})
-        with bound_ids(request_id=request_id), request_told(scope):
-            await self._answer(scope, receive, send)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_at, status = time.monotonic(), 0
 
         async def send_with_id(message: Message) -> None:
@@ -349,9 +330,3 @@ class RequestContext:
             if status:
                 raise  # half an answer is out: only a broken connection tells the client
             await render(scope, _INTERNAL)(scope, receive, send_with_id)
-        finally:
-            metrics.count_request(scope, status)
-            route = metrics.route_of(scope)
-            note = log.debug if route.startswith("/health/") else log.info
-            milliseconds = round((time.monotonic() - started_at) * 1000, 1)
-            note("request", method=scope["method"], route=route, status=status, duration_ms=milliseconds)

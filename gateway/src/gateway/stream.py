@@ -11,17 +11,19 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 from uuid import UUID
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.application import leave_rest
 from gateway.auth import User
 from gateway.limits import Slot
 from gateway.live import Live, Tail
 from gateway.metrics import STREAMS_CLOSED, SentEvents
 from gateway.settings import GatewaySettings
+from gateway.until import Ending, Gone, Until
 from shared import tracing
 from shared.contracts import LiveEvents
 from shared.db import Database
@@ -174,7 +176,7 @@ class Follower:
             last = events[-1] if events else last
         return last
 
-    async def _next(self, tail: Tail[LiveEvents], cursor: int) -> Page:
+    async def _next(self, tail: Tail[UUID, LiveEvents], cursor: int) -> Page:
         """What comes right behind `cursor`; nothing after a heartbeat's time."""
         deadline = asyncio.get_running_loop().time() + self._heartbeat_seconds
         while (left := deadline - asyncio.get_running_loop().time()) > 0:
@@ -276,65 +278,90 @@ class EventStream(Response):
     def __init__(  # noqa: PLR0913, PLR0917 - what it sends, and all that ends it
         self,
         batches: AsyncGenerator[Sequence[Event], None],
-        stopping: asyncio.Event,
-        watch: Callable[[], "asyncio.Future[None]"],
+        endings: Sequence[Ending],
         limits: StreamLimits,
         slot: Slot,
         sent: SentEvents,
         on_begun: Callable[[], None] | None = None,
     ) -> None:
-        """`watch` gives what is done once the user is shut out; `slot` is given back at the end; `sent` counts;
-        `on_begun` is called once the first events left.
+        """`endings` close it; `slot` is given back at the end; `sent` counts; `on_begun` is called once the first
+        events left.
         """
         super().__init__()
         self._batches = batches
-        self._stopping = stopping
-        self._watch = watch
+        self._endings = endings
         self._limits = limits
         self._slot = slot
         self._sent = sent
         self._on_begun = on_begun
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Begins. The events follow where nothing but the server is around them."""
+        gone = Gone(scope, receive)
+        rest = _Events(self._batches, self._endings, gone, self._limits, self._slot, self._sent, self._on_begun)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        except BaseException:
+            rest.give_up()
+            raise
+        leave_rest(scope, rest)
+
+
+class _Events:
+    """What a stream consists of from its first event on. It may wait for long, so that it holds little."""
+
+    __slots__ = ("_batches", "_endings", "_gone", "_limits", "_on_begun", "_sent", "_slot")
+
+    def __init__(  # noqa: PLR0913, PLR0917 - as the stream
+        self,
+        batches: AsyncGenerator[Sequence[Event], None],
+        endings: Sequence[Ending],
+        gone: Gone,
+        limits: StreamLimits,
+        slot: Slot,
+        sent: SentEvents,
+        on_begun: Callable[[], None] | None,
+    ) -> None:
+        self._batches = batches
+        self._endings = endings
+        self._gone = gone
+        self._limits = limits
+        self._slot = slot
+        self._sent = sent
+        self._on_begun = on_begun
+
+    def give_up(self) -> None:
+        self._slot.close()
+
+    async def send_by(self, send: Send) -> None:
         with self._slot, tracing.start("stream events") as span:
-            cause = await self._serve(receive, send)
+            cause = await self._send(send)
             span.set("parley.stream.event_count", self._sent.count)
             span.set("parley.stream.closed_by", cause)
         STREAMS_CLOSED.labels(cause).inc()
 
-    async def _serve(self, receive: Receive, send: Send) -> str:
+    async def _send(self, send: Send) -> str:
         """Returns what ended it."""
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        gone = asyncio.create_task(disconnected(receive))  # first: it must know already when the first events are sent
-        pump = asyncio.create_task(self._pump(send, gone))
-        stopping = asyncio.create_task(self._stopping.wait())
-        ends: tuple[asyncio.Future[Any], ...] = (pump, gone, stopping, self._watch())
+        cause = "closed"
         try:
-            await asyncio.wait(ends, timeout=self._limits.stream_seconds_max, return_when=asyncio.FIRST_COMPLETED)
-            can_write = not gone.done() and not (pump.done() and pump.exception())
-        finally:
-            for task in ends:
-                task.cancel()
-            outcomes = await asyncio.gather(*ends, return_exceptions=True)
-        pumped = outcomes[0]
-        if can_write:
+            async with Until(self._gone, *self._endings, seconds=self._limits.stream_seconds_max):
+                cause = await self._pump(send)
+            if self._gone.has_happened:
+                return "client_gone"
             await self._send_in_time(send, b"", more=False)
-            return pumped if isinstance(pumped, str) else "closed"
-        if isinstance(pumped, TimeoutError):
+        except TimeoutError:
             log.info("stream_closed", cause="slow reader")
             return "slow_reader"
-        if isinstance(pumped, Exception):
-            raise pumped
-        return "client_gone"
+        return cause
 
-    async def _pump(self, send: Send, gone: asyncio.Task[None]) -> str:
+    async def _pump(self, send: Send) -> str:
         """Returns what ended it by itself."""
         async with aclosing(self._batches) as batches:
             try:
                 async for events in batches:
                     await self._send_events(send, events)
                     del events  # while nothing happens, nothing is held
-                    self._note_begun(gone)
+                    self._note_begun()
                 await self._send_in_time(send, _DONE)
             except NotFoundError:
                 log.info("stream_closed", cause="deleted")
@@ -344,9 +371,9 @@ class EventStream(Response):
                 return "ended"
         return "closed"
 
-    def _note_begun(self, gone: asyncio.Task[None]) -> None:
+    def _note_begun(self) -> None:
         on_begun, self._on_begun = self._on_begun, None
-        if on_begun is not None and not gone.done():
+        if on_begun is not None and not self._gone.has_happened:
             on_begun()
 
     async def _send_events(self, send: Send, events: Sequence[Event]) -> None:
@@ -357,9 +384,3 @@ class EventStream(Response):
     async def _send_in_time(self, send: Send, body: bytes, *, more: bool = True) -> None:
         async with asyncio.timeout(self._limits.send_timeout_seconds):
             await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-async def disconnected(receive: Receive) -> None:
-    """Returns when the client has gone away. What is left of the request's body is dropped."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
