@@ -28,6 +28,16 @@ async def test_a_beat_renews_every_lease(bench: Bench) -> None:
         assert await bench.in_database(is_alive, job)
 
 
+async def test_a_beat_tells_what_time_it_is_in_postgres(bench: Bench) -> None:
+    job = await a_job_of(bench)
+    with bench.leases.hold(job.job_id, 1, claimed_at=0.0):
+        bench.leases.clock.set(0.0)
+        assert bench.leases.clock.now() < 1_000_000
+        await bench.leases.beat()
+
+    assert bench.leases.clock.now() > 1_000_000
+
+
 @pytest.mark.parametrize(
     "change",
     [

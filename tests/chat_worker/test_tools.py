@@ -24,7 +24,7 @@ from chat_worker.agent.values import Tool, ToolErrorKind, ToolResult, ToolSet
 from shared.agents import AGENTS
 from shared.ids import uuid7
 from shared.tokens import TASK_TOOLS_AUDIENCE, mint_tool_token
-from shared.tool_servers import Approval, ToolPolicy, ToolServersFile, UserToken
+from shared.tool_servers import Approval, ConfiguredServer, ToolPolicy, ToolServers, ToolServersFile, UserToken
 from task_tools.app import create_app
 from task_tools.settings import TaskToolsSettings
 from tests.support.asgi import served
@@ -562,6 +562,17 @@ async def test_nobodys_token_or_cookie_goes_with_anothers_call(url: str) -> None
     subjects = [jwt.decode(authorization[7:], SECRET, ["HS256"], audience="odd")["sub"] for authorization, _ in seen]
     assert subjects == users
     assert not any(cookie for _, cookie in seen)
+
+
+async def test_the_tokens_of_a_configured_servers_users_are_dated_by_whom_we_believe(url: str) -> None:
+    own_token = UserToken("odd", SECRET)
+    servers = ToolServers({"odd": ConfiguredServer("odd", url, protocol="2026-07-28", user_token=own_token)})
+    an_hour_ago = int(time.time()) - 3_600
+    async with McpTools([], LIMITS, lambda: servers, now=lambda: an_hour_ago) as tools:
+        result = await tools.for_user("ada").call(a_tool("who"), {}, key="k")
+
+    authorization, _ = json.loads(result.output or "null")
+    assert jwt.decode(authorization[7:], options={"verify_signature": False})["iat"] == an_hour_ago
 
 
 # --- the list

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -197,7 +196,7 @@ async def test_deleted_and_expired_files_go_and_others_stay(services: Services) 
     uploaded, deleted, expiring = [await _a_file(services, is_inline=False) for _ in range(3)]
     async with services.gateway.transaction("alice") as connection:
         await delete_file(connection, "alice", deleted.id)
-    expired = await _a_file(services, is_inline=False, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    expired = await _a_file(services, is_inline=False, lifetime_seconds=-1)
 
     await a_retention(services, replace(_KEEP_ALL, unused_files_kept_seconds=0)).run_once()
 
@@ -261,7 +260,7 @@ async def _an_ended_attempt(services: Services, *, words: int, word_bytes: int =
 
 
 async def _a_file(
-    services: Services, *, is_inline: bool, content: bytes | None = None, expires_at: datetime | None = None
+    services: Services, *, is_inline: bool, content: bytes | None = None, lifetime_seconds: float | None = None
 ) -> File:
     new = NewFile(
         filename="a.txt",
@@ -269,7 +268,7 @@ async def _a_file(
         purpose=Purpose.USER_DATA,
         content=content or uuid7().bytes,
         is_inline=is_inline,
-        expires_at=expires_at,
+        lifetime_seconds=lifetime_seconds,
     )
     async with services.gateway.transaction("alice") as connection:
         return await store_file(connection, "alice", new, bytes_max=10_000, count_max=10)

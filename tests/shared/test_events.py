@@ -13,8 +13,15 @@ from pydantic import TypeAdapter
 from shared.events import Event, Failure, ResponseEvents, Usage, is_terminal, response_of, type_of
 from shared.states import JobStatus
 
-RESPONSE: dict[str, Any] = {"id": "resp_1", "object": "response", "status": "queued", "output": [], "usage": None}
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
+RESPONSE: dict[str, Any] = {
+    "id": "resp_1",
+    "object": "response",
+    "created_at": int(NOW.timestamp()) - 2,
+    "status": "queued",
+    "output": [],
+    "usage": None,
+}
 
 
 def decoded(events: list[Event]) -> list[dict[str, Any]]:
@@ -68,6 +75,16 @@ def test_a_tool_call_is_one_item_with_its_result() -> None:
     assert writer.output[0]["arguments"] == "{}"
     assert writer.output[0]["output"] == "[]"
     assert (events[0]["item"]["duration_ms"], events[-1]["item"]["duration_ms"]) == (None, 42)
+
+
+@pytest.mark.parametrize(("seconds_later", "told_later"), [(3, 3), (-600, 0)])
+def test_nothing_ends_before_it_began_whatever_two_clocks_say(seconds_later: int, told_later: int) -> None:
+    created_at = int(NOW.timestamp()) - seconds_later
+    writer = ResponseEvents(RESPONSE | {"created_at": created_at})
+
+    final = response_of(writer.end(JobStatus.COMPLETED, ended_at=NOW, usage=None)[-1])
+
+    assert final["completed_at"] == created_at + told_later
 
 
 def test_an_abandoned_item_is_closed_and_not_part_of_the_output() -> None:

@@ -102,6 +102,17 @@ def test_a_tool_token_never_lives_longer_than_five_minutes() -> None:
     assert identity.expires_at <= time.time() + TOOL_TOKEN_SECONDS_MAX
 
 
+def test_a_tool_token_begins_when_its_maker_says() -> None:
+    an_hour_ago = int(time.time()) - 3_600
+    token = mint_tool_token(SECRET, "ada", TASK_TOOLS_AUDIENCE, now=an_hour_ago + 0.5)
+
+    told = jwt.decode(token, options={"verify_signature": False})
+
+    assert (told["iat"], told["exp"]) == (an_hour_ago, an_hour_ago + TOOL_TOKEN_SECONDS_MAX)
+    with pytest.raises(NotAuthenticatedError):
+        verify(token, TOOL_RULES)
+
+
 def test_a_secret_under_32_bytes_signs_and_verifies_nothing() -> None:
     with pytest.raises(jwt.InvalidKeyError):
         mint_token("short", "ada", issuer="parley", audience="parley", lifetime_seconds=600)

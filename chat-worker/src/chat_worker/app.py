@@ -20,7 +20,7 @@ from chat_worker.agent.model import OpenAIModel
 from chat_worker.agent.tools import McpTools, ToolServer
 from chat_worker.consumers import take_delivery, undecoded
 from chat_worker.control import Control
-from chat_worker.leases import Leases, StopReason
+from chat_worker.leases import DatabaseClock, Leases, StopReason
 from chat_worker.outgoing import Outgoing
 from chat_worker.runner import Runner, RunnerLimits, Worker
 from chat_worker.settings import ChatWorkerSettings
@@ -231,12 +231,13 @@ async def _open(
         stack.push_async_callback(model.close)
         tools = await stack.enter_async_context(
             McpTools(
-                [_task_tools(settings)],
+                [_task_tools(settings, leases.clock)],
                 settings.tool_client_limits(),
                 tool_servers.current,
                 pins=StoredPins(database),
                 on_change=settings.tool_pins,
                 verify=verify,
+                now=leases.clock.now,
             )
         )
         titles = Titles(model, database, outgoing.send, settings.title_limits())
@@ -263,12 +264,12 @@ async def _open(
         yield _Process(database, publisher, listener, leases, runner, consumer)
 
 
-def _task_tools(settings: ChatWorkerSettings) -> ToolServer:
+def _task_tools(settings: ChatWorkerSettings, clock: DatabaseClock) -> ToolServer:
     secret = settings.tool_token_secret.get_secret_value()
     return ToolServer(
         TASKS_SERVER,
         settings.task_tools_url,
-        lambda user_id: mint_tool_token(secret, user_id, TASK_TOOLS_AUDIENCE),
+        lambda user_id: mint_tool_token(secret, user_id, TASK_TOOLS_AUDIENCE, now=clock.now()),
         policy=ToolPolicy(settings.task_tools_approval),
     )
 

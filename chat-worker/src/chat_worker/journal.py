@@ -7,7 +7,7 @@ after, in one order, so what the journal holds whole is always a first part of w
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -76,7 +76,7 @@ class AttemptJournal:
         """Close what is open, as this attempt will not finish it."""
         await self.lane.put(self._response.abandon(), urgent=True)
 
-    async def end(self, ended: Ended, usage: Usage) -> None:
+    async def end(self, ended: Ended, usage: Usage, ended_at: datetime) -> None:
         """Close what is open and end the response: all or nothing of it will be stored."""
         told = self._response.cut_mcp_call()
         while self._due:
@@ -90,7 +90,7 @@ class AttemptJournal:
             told += self._response.close_message()
         told += self._response.end(
             ended.status,
-            ended_at=datetime.now(UTC),
+            ended_at=ended_at,
             usage=_known(usage),
             failure=ended.failure,
             incomplete_reason=ended.incomplete_reason,

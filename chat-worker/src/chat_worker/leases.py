@@ -5,6 +5,7 @@ leases of all jobs held, says which are lost, and finds the cancels whose signal
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -75,10 +76,26 @@ class Lease:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
 
+class DatabaseClock:
+    """The time of day as Postgres last told it. What others judge is dated by it: this machine's may be wrong."""
+
+    def __init__(self) -> None:
+        self._ahead: float | None = None  # of the clock that only measures
+
+    def set(self, now: float) -> None:
+        """Take over the time that Postgres just told, in seconds since the epoch."""
+        self._ahead = now - time.monotonic()
+
+    def now(self) -> float:
+        """In seconds since the epoch; by this machine's clock until Postgres told its time."""
+        return time.time() if self._ahead is None else time.monotonic() + self._ahead
+
+
 class Leases:
     def __init__(self, database: Database, worker_id: str, lease_seconds: float) -> None:
         self.worker_id = worker_id
         self.lease_seconds = lease_seconds
+        self.clock = DatabaseClock()
         self._database = database
         self._held: dict[UUID, Lease] = {}
         self._signalled: deque[UUID] = deque(maxlen=_SIGNALS_KEPT)
@@ -166,15 +183,20 @@ class Leases:
                     where j.worker_id = $3 and j.status = 'in_progress'
                     order by j.id for no key update of j
                 )
-                update jobs j set lease_until = clock_timestamp() + make_interval(secs => $4)
+                update jobs j
+                set lease_until = coalesce(to_timestamp($5::float8), clock_timestamp()) + make_interval(secs => $4)
                 from held where j.id = held.id
-                returning j.id, j.cancel_requested_at is not null as is_cancelled
+                returning j.id, j.cancel_requested_at is not null as is_cancelled,
+                          extract(epoch from clock_timestamp())::float8 as now
                 """,
                 [lease.job_id for lease in held],
                 [lease.attempt for lease in held],
                 self.worker_id,
                 self.lease_seconds,
+                time.time() if sabotaged("lease_clock") else None,
             )
+        for row in rows[-1:]:
+            self.clock.set(row["now"])
         return {row["id"]: row["is_cancelled"] for row in rows}
 
     def _stop_expired(self) -> None:

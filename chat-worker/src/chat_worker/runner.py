@@ -220,7 +220,7 @@ async def _claim(worker: Worker, ready: JobReady, delivery_id: str | None) -> Cl
     claimed_at = asyncio.get_running_loop().time()
     async with worker.database.connection() as connection:
         row = await connection.fetchrow(
-            "select * from claim_job($1, $2, $3, $4, $5)",
+            "select *, extract(epoch from clock_timestamp())::float8 as now from claim_job($1, $2, $3, $4, $5)",
             ready.user_id,
             ready.job_id,
             worker.leases.worker_id,
@@ -229,6 +229,7 @@ async def _claim(worker: Worker, ready: JobReady, delivery_id: str | None) -> Cl
         )
     if row is None:
         return None
+    worker.leases.clock.set(row["now"])
     return Claim(
         job_id=ready.job_id,
         user_id=ready.user_id,
@@ -412,7 +413,7 @@ class _Attempt:
             )
         self._usage = sum((step.round.usage for step in steps), Usage())
         self._question = told.question if told.is_first else None
-        instructions = Instructions(agent.instructions, datetime.now(UTC).date(), claim.request["instructions"])
+        instructions = Instructions(agent.instructions, self._now().date(), claim.request["instructions"])
         if must_be_whole and told.is_cut:
             raise too_long()
         if not must_be_whole:
@@ -547,7 +548,7 @@ class _Attempt:
                     case Ended():
                         assert self._journal is not None
                         with tracing.start("flush events"):
-                            await self._journal.end(outcome, self._spent())
+                            await self._journal.end(outcome, self._spent(), self._now())
                             await self._journal.lane.flushed()
                         reach("worker.after_flush")
                         return Verdict.SETTLED
@@ -559,6 +560,9 @@ class _Attempt:
         except TimeoutError:
             log.warning("end_unconfirmed")
             return Verdict.RETURNED
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._worker.leases.clock.now(), UTC)
 
     def _spent(self) -> Usage:
         """What the turn cost, as far as it is known; a round that was cut is estimated."""

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import httpx2
@@ -20,8 +19,9 @@ from gateway.model_endpoint import Answer, ModelEndpoint, Usage, cut_stream, lat
 from gateway.problems import openai_error, problem_of
 from gateway.settings import GatewaySettings
 from gateway.until import Ending, Gone, Signal, Until, disconnected
+from gateway.usage import quota_spent
 from shared.db import Database
-from shared.errors import DatabaseUnavailableError, LimitExceededError, ParleyError, UnavailableError
+from shared.errors import DatabaseUnavailableError, ParleyError, UnavailableError
 from shared.events import JsonObject
 from shared.model_calls import ModelCall
 from shared.observability import get_logger
@@ -88,11 +88,7 @@ class Completions:
                 user_id,
             )
         if spent is not None and spent >= quota:
-            raise LimitExceededError(
-                "daily_token_quota_exceeded",
-                "Your answers have used all the tokens that they may use in a day; the next day begins at 0:00 UTC.",
-                retry_after_seconds=_seconds_until_midnight(datetime.now(UTC)),
-            )
+            raise await quota_spent(self._database)
 
     async def whole(self, completion: Completion, receive: Receive) -> bytes:
         """The completion as one JSON object.
@@ -372,8 +368,3 @@ def _text_bytes(value: object) -> int:
             return sum(map(_text_bytes, value))
         case _:
             return 0
-
-
-def _seconds_until_midnight(now: datetime) -> float:
-    tomorrow = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    return (tomorrow - now).total_seconds()

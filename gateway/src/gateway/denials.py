@@ -31,7 +31,6 @@ log = get_logger()
 _OVERLAP_SECONDS = 60.0
 # So often everything is read again: what is over is forgotten, and what was missed is not missed for ever.
 _WHOLE_LOOK_SECONDS = 600.0
-_FOR_EVER = float("inf")
 
 
 class Kind(StrEnum):
@@ -65,6 +64,7 @@ class Denials:
     def __init__(self, database: Database, settings: GatewaySettings) -> None:
         self._database = database
         self._refresh_seconds = settings.denials_refresh_seconds
+        self._token_seconds_max = settings.jwt_lifetime_seconds_max + 2 * settings.jwt_leeway_seconds
         self._per_user_max = settings.logouts_per_user_max
         self._until: dict[Key, float] = {}
         self._watchers: defaultdict[Key, set[Until]] = defaultdict(set)
@@ -123,15 +123,19 @@ class Denials:
         value: str,
         *,
         reason: str,
-        until: float = _FOR_EVER,
+        until: float | None = None,
         act: Act | None = None,
     ) -> Denial:
-        """Shut out `value`; where it is already, with these facts from now on. `act` is for the audit log."""
+        """Shut out `value`; where it is already, with these facts from now on. `act` is for the audit log.
+
+        Without `until`, a user for ever, and a token for as long as any can be good by the clock of Postgres.
+        """
         async with self._database.transaction(denier_id) as connection:
             row = await connection.fetchrow(
                 """
                 insert into denials (id, kind, value, reason, created_by, until)
-                values ($1, $2, $3, $4, $5, to_timestamp($6::float8))
+                values ($1, $2, $3, $4, $5,
+                        coalesce(to_timestamp($6::float8), clock_timestamp() + make_interval(secs => $7), 'infinity'))
                 on conflict (kind, value) do update
                 set reason = excluded.reason, created_by = excluded.created_by, until = excluded.until,
                     changed_at = clock_timestamp()
@@ -144,6 +148,7 @@ class Denials:
                 reason,
                 denier_id,
                 until,
+                self._token_seconds_max if kind is Kind.TOKEN else None,
             )
             if act is not None:
                 await record(connection, act)

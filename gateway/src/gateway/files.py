@@ -10,7 +10,6 @@ import binascii
 import re
 import unicodedata
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
 from gateway import media
@@ -52,14 +51,16 @@ async def store_upload(  # noqa: PLR0913 - what an upload says of itself
     filename: str | None,
     said_type: str,
     purpose: Purpose,
-    expires_at: datetime | None = None,
+    lifetime_seconds: float | None = None,
 ) -> File:
     """Store what a user uploads. Raises as `check_file` and `store_file`."""
     kind = FileKind.IMAGE if purpose is Purpose.VISION else FileKind.FILE
     checked = await asyncio.to_thread(
         check_file, content, settings, kind=kind, filename=filename, said_type=said_type, param="file"
     )
-    return await _store(database, user_id, checked, settings, purpose=purpose, is_inline=False, expires_at=expires_at)
+    return await _store(
+        database, user_id, checked, settings, purpose=purpose, is_inline=False, lifetime_seconds=lifetime_seconds
+    )
 
 
 async def store_inline(  # noqa: PLR0913
@@ -78,7 +79,7 @@ async def store_inline(  # noqa: PLR0913
     """
     checked = await check_inline(given, settings, kind=kind, param=param, filename=filename)
     purpose = Purpose.VISION if checked.media.is_image else Purpose.USER_DATA
-    return await _store(database, user_id, checked, settings, purpose=purpose, is_inline=True, expires_at=None)
+    return await _store(database, user_id, checked, settings, purpose=purpose, is_inline=True)
 
 
 async def known_file(database: Database, user_id: str, given_id: str, *, kind: FileKind, param: str) -> File:
@@ -166,7 +167,7 @@ async def _store(  # noqa: PLR0913
     *,
     purpose: Purpose,
     is_inline: bool,
-    expires_at: datetime | None,
+    lifetime_seconds: float | None = None,
 ) -> File:
     new = NewFile(
         filename=checked.filename,
@@ -174,7 +175,7 @@ async def _store(  # noqa: PLR0913
         purpose=purpose,
         content=checked.content,
         is_inline=is_inline,
-        expires_at=expires_at,
+        lifetime_seconds=lifetime_seconds,
     )
     async with database.transaction(user_id) as db:
         return await store_file(

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from uuid import UUID
 
 import asyncpg
 
 from gateway.items import InputItem, Role
+from gateway.usage import quota_spent
 from shared.db import Database
 from shared.errors import ConflictError, InvalidInputError, KeyReusedError, LimitExceededError, NotFoundError
 from shared.events import Event, JsonObject, ResponseEvents
@@ -131,6 +132,8 @@ async def accept(database: Database, turn: Turn, limits: AcceptLimits) -> Accept
         turn.answered_requests,
     )
     row = await _call(database, arguments)
+    if row["outcome"] == "quota_spent":
+        raise await quota_spent(database)
     _refuse(row["outcome"])
     reach("gateway.after_commit")
     return Accepted(
@@ -205,17 +208,6 @@ def _refuse(outcome: str) -> None:
         case "already_answered":
             message = "An approval request of this input was answered before."
             raise InvalidInputError("already_answered", message, param="input")
-        case "quota_spent":
-            raise LimitExceededError(
-                "daily_token_quota_exceeded",
-                "Your answers have used all the tokens that they may use in a day; the next day begins at 0:00 UTC.",
-                retry_after_seconds=_seconds_until_midnight(datetime.now(UTC)),
-            )
-
-
-def _seconds_until_midnight(now: datetime) -> float:
-    tomorrow = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    return (tomorrow - now).total_seconds()
 
 
 def _first_events(response: JsonObject, *, background: bool) -> list[Event]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from shared.db import Database
+from shared.errors import LimitExceededError
 
 USAGE_DAYS = 30
 
@@ -16,6 +17,22 @@ class DayUsage:
     response_count: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+
+
+async def quota_spent(database: Database) -> LimitExceededError:
+    """What a user is told who has spent today's tokens. The day is that of Postgres, where they are counted."""
+    async with database.connection() as connection:
+        seconds_left = await connection.fetchval(
+            """
+            select extract(epoch from date_trunc('day', n.now) + interval '1 day' - n.now)::float8
+            from (select clock_timestamp() at time zone 'utc' as now) n
+            """
+        )
+    return LimitExceededError(
+        "daily_token_quota_exceeded",
+        "Your answers have used all the tokens that they may use in a day; the next day begins at 0:00 UTC.",
+        retry_after_seconds=seconds_left,
+    )
 
 
 async def read_usage(database: Database, user_id: str) -> list[DayUsage]:

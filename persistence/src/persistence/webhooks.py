@@ -70,6 +70,7 @@ class Claimed:
     body: str
     attempt: int
     secrets: tuple[str, ...]
+    claimed_at: int  # by the clock of Postgres, in seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +274,8 @@ class Sender:
                 where d.endpoint_id = due.endpoint_id and d.event_id = due.event_id
                 returning d.event_id, d.endpoint_id, d.body, d.attempts, e.url, e.secret,
                           case when e.previous_secret_until > clock_timestamp() then e.previous_secret end
-                              as previous_secret
+                              as previous_secret,
+                          extract(epoch from clock_timestamp())::bigint as claimed_at
                 """,
                 list(self._busy.keys()),
                 list(self._busy.values()),
@@ -285,7 +287,7 @@ class Sender:
 
     async def _post(self, delivery: Claimed) -> Answer:
         event_id = to_wire(Prefix.WEBHOOK_EVENT, delivery.event_id)
-        headers = signed_headers(event_id, delivery.body, delivery.secrets, int(time.time()))
+        headers = signed_headers(event_id, delivery.body, delivery.secrets, delivery.claimed_at)
         headers["content-type"] = "application/json"
         try:
             async with (
@@ -396,6 +398,7 @@ def _claimed(row: Row) -> Claimed:
         body=row["body"],
         attempt=row["attempts"],
         secrets=tuple(filter(None, (row["secret"], row["previous_secret"]))),
+        claimed_at=row["claimed_at"],
     )
 
 

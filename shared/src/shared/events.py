@@ -292,8 +292,10 @@ class ResponseEvents:
         keeps_open_text = status in {JobStatus.CANCELLED, JobStatus.INCOMPLETE}
         keeps_open_text = keeps_open_text and self._is_open("message")
         events += self.close_message("incomplete") if keeps_open_text else self.abandon()
+        # Two machines' clocks: nothing ends before it began.
+        completed_at = max(int(ended_at.timestamp()), self._response["created_at"])
         final = {
-            "completed_at": int(ended_at.timestamp()) if status is JobStatus.COMPLETED else None,
+            "completed_at": completed_at if status is JobStatus.COMPLETED else None,
             "output": self.output,
             "usage": usage.to_wire() if usage else None,
             "error": {"code": failure.code, "message": failure.message, "type": failure.type} if failure else None,

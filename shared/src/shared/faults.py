@@ -32,6 +32,7 @@ Protection: TypeAlias = Literal[
     "confirm",  # what the broker did not confirm counts as not sent
     "idempotency",  # a tool call that comes again has no second effect
     "journal_fence",  # only the current attempt's events are stored
+    "lease_clock",  # a lease ends by the clock of Postgres, whatever its worker's says
     "ledger",  # what an earlier attempt finished is not done again
     "outbox",  # an accepted job is published until a worker has it
     "user_predicates",  # every statement names the user whose rows it means

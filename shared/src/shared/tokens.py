@@ -108,10 +108,29 @@ def mint_token(
     return _jwt.encode({**claims, **more_claims}, secret, HMAC_ALGORITHM)
 
 
-def mint_tool_token(secret: str, user_id: str, audience: str, lifetime_seconds: float = TOOL_TOKEN_SECONDS_MAX) -> str:
-    """A token that lets one tool server, `audience`, act for `user_id`, for five minutes at most."""
+def mint_tool_token(
+    secret: str,
+    user_id: str,
+    audience: str,
+    lifetime_seconds: float = TOOL_TOKEN_SECONDS_MAX,
+    *,
+    now: float | None = None,
+) -> str:
+    """A token that lets one tool server, `audience`, act for `user_id`, for five minutes at most.
+
+    They begin `now`, or else when this machine's clock says that it is.
+    """
     lifetime_seconds = min(lifetime_seconds, TOOL_TOKEN_SECONDS_MAX)
-    return mint_token(secret, user_id, issuer=TOOL_TOKEN_ISSUER, audience=audience, lifetime_seconds=lifetime_seconds)
+    issued_at = int(time.time() if now is None else now)
+    return mint_token(
+        secret,
+        user_id,
+        issuer=TOOL_TOKEN_ISSUER,
+        audience=audience,
+        lifetime_seconds=lifetime_seconds,
+        iat=issued_at,
+        exp=issued_at + int(lifetime_seconds),
+    )
 
 
 def secret_keys(secret: str, previous: Sequence[str] = ()) -> tuple[Key, ...]:

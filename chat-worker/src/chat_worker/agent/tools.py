@@ -131,12 +131,13 @@ class ToolServer:
 
 @dataclass(frozen=True, slots=True)
 class MintedTokens:
-    """Tokens for one tool server, which has the secret; of two that are equal, so are the tokens."""
+    """Tokens for one tool server, which has the secret, from `now()` on; of two that are equal, so are the tokens."""
 
     token: UserToken
+    now: Callable[[], float] = time.time
 
     def __call__(self, user_id: str) -> str:
-        return mint_tool_token(self.token.secret, user_id, self.token.audience)
+        return mint_tool_token(self.token.secret, user_id, self.token.audience, now=self.now())
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,7 @@ class McpTools:
 
     `servers` are our own; `configured` tells the operator's as they are now, and is asked before every use. What these
     say of their tools is held against `pins`; `on_change` says what a change means where its server's entry does not.
+    `now` dates the tokens of users.
     """
 
     def __init__(  # noqa: PLR0913 - the operator's part and the process's, both with defaults
@@ -176,7 +178,9 @@ class McpTools:
         pins: ToolPins | None = None,
         on_change: OnChange = OnChange.REPORT,
         verify: ssl.SSLContext | bool = True,
+        now: Callable[[], float] = time.time,
     ) -> None:
+        self._now = now
         self._pins = pins
         self._on_change = on_change
         self._limits = limits or ToolClientLimits()
@@ -227,7 +231,7 @@ class McpTools:
 
     def _following(self, configured: ConfiguredServer) -> "_Connector":
         """The connector that there is, with the list it knows, or a new one where anything about its server changed."""
-        server = _server_of(configured, self._on_change)
+        server = _server_of(configured, self._on_change, self._now)
         connector = self._connectors.get(server.label)
         unchanged = connector is not None and connector.server == server
         return connector if connector is not None and unchanged else self._connector(server, is_own=False)
@@ -236,11 +240,11 @@ class McpTools:
         return _Connector(server, self._transport, self._limits, self._pins, is_own=is_own)
 
 
-def _server_of(configured: ConfiguredServer, on_change: OnChange) -> ToolServer:
+def _server_of(configured: ConfiguredServer, on_change: OnChange, now: Callable[[], float]) -> ToolServer:
     return ToolServer(
         label=configured.label,
         url=configured.url,
-        token_for=None if configured.user_token is None else MintedTokens(configured.user_token),
+        token_for=None if configured.user_token is None else MintedTokens(configured.user_token, now),
         on_change=configured.on_change or on_change,
         pins=configured.pins,
         protocol=configured.protocol,

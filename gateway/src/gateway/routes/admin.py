@@ -1,6 +1,5 @@
 """`/api/admin`: for operators, whose tokens have the role `admin`. (Not under `/api/v1`.)"""
 
-import time
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, Self
@@ -97,19 +96,17 @@ async def _denial_id(denial_id: Annotated[str, Path(examples=["denial_0199c3f2a4
 @router.post("/denials", summary="Shut out a user or a token", status_code=HTTPStatus.CREATED)
 async def deny(request: Request, body: NewDenial, admin: CurrentAdmin, services: CurrentServices) -> DenialView:
     """From now on requests are refused: of the user with 403, by the token with 401. What is open closes in seconds."""
-    settings = services.settings
-    longest = time.time() + settings.jwt_lifetime_seconds_max + 2 * settings.jwt_leeway_seconds
     if body.subject is not None:
-        kind, value, until = Kind.SUBJECT, body.subject, _FOR_EVER
+        kind, value = Kind.SUBJECT, body.subject
     else:
         assert body.token_id is not None
-        kind, value, until = Kind.TOKEN, body.token_id, longest
+        kind, value = Kind.TOKEN, body.token_id
     denial = await services.denials.deny(
         admin.id,
         kind,
         value,
         reason=body.reason,
-        until=until if body.until is None else float(body.until),
+        until=body.until,
         act=Act(_actor(request, admin), f"{kind.value}.denied", target=value),
     )
     return DenialView.of(denial)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
@@ -104,7 +103,6 @@ async def create_file(  # noqa: PLR0913, PLR0917 - the fields of the form
         raise InvalidInputError(
             "invalid_input", "expires_after: give both 'anchor' and 'seconds', or neither.", param="expires_after"
         )
-    lifetime = None if expires_after_seconds is None else timedelta(seconds=expires_after_seconds)
     stored = await store_upload(
         services.database,
         user.id,
@@ -113,7 +111,7 @@ async def create_file(  # noqa: PLR0913, PLR0917 - the fields of the form
         filename=file.filename,
         said_type=file.content_type or "",
         purpose=purpose,
-        expires_at=datetime.now(UTC) + lifetime if lifetime else None,
+        lifetime_seconds=expires_after_seconds,
     )
     return FileView.of(stored)
 

@@ -34,7 +34,7 @@ class NewFile:
     purpose: Purpose
     content: bytes
     is_inline: bool = False
-    expires_at: datetime | None = None
+    lifetime_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,8 @@ async def store_file(db: Any, user_id: str, file: NewFile, *, bytes_max: int, co
             f"""
             insert into files (id, user_id, filename, media_type, purpose, bytes, byte_count, sha256, is_inline,
                                expires_at)
-            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning {_COLUMNS}
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp() + make_interval(secs => $10))
+            returning {_COLUMNS}
             """,  # noqa: S608 - constants
             uuid7(),
             user_id,
@@ -92,7 +93,7 @@ async def store_file(db: Any, user_id: str, file: NewFile, *, bytes_max: int, co
             len(file.content),
             sha256,
             file.is_inline,
-            file.expires_at,
+            file.lifetime_seconds,
         )
     return _file(row, user_id)
 
