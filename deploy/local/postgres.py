@@ -108,6 +108,8 @@ class PrivatePostgres:
         self.log = folder / "postgres.log"
         # Of postgresql.conf, above ours; for the next start.
         self.settings: Mapping[str, str] = {}
+        # Of its environment, above ours; likewise.
+        self.variables: Mapping[str, str] = {}
         self._programs = programs
         self._password = password
         self._account = account
@@ -159,7 +161,7 @@ class PrivatePostgres:
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         self._process = process.start(
             [self._programs.folder / "postgres", "-D", self._data, *options],
-            environment=self._programs.environment(),
+            environment=self._programs.environment() | dict(self.variables),
             directory=self.folder,
             log=self.log,
             account=self._account,

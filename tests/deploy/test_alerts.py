@@ -129,6 +129,7 @@ HEALTHY = {
     f"parley_database_unavailable_total{_PERSISTENCE}": "2x100",
     f'parley_database_connections{_PERSISTENCE[:-1]},state="used"}}': "3x100",
     f"parley_database_connections_max{_PERSISTENCE}": "10x100",
+    f"parley_clock_ahead_seconds{_PERSISTENCE}": "-0.2x100",
     "parley_webhook_overdue_seconds": "0x100",
     "parley_oldest_purge_age_seconds": "60x100",
     'parley_tools_not_accepted{server="tasks"}': "0x100",
@@ -200,6 +201,9 @@ _SICK: dict[str, Sick] = {
     ),
     "ParleyBatchesFail": Sick({"parley_persistence_batch_failures_total": "0+1x100"}),
     "ParleyWriteBackSlow": Sick({'parley_persistence_chunk_seconds_bucket{le="0.5"}': "0+900x100"}),
+    "ParleyClocksApart": Sick(
+        {f"parley_clock_ahead_seconds{_PERSISTENCE}": "-12x100"}, {"job": "persistence", "instance": "a"}
+    ),
     "ParleyStateUnknown": Sick(missing=("parley_queue_messages",)),
     "ParleyModelFails": Sick(
         {'parley_model_calls_total{use="answer",outcome="model_timeout"}': "0+30x100"}, {"use": "answer"}

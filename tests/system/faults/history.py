@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ JsonObject = dict[str, Any]
 _LATER = {httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE}
 _RETRY_SECONDS = 0.1
 PATIENCE_SECONDS = 60.0
+_TOKEN_AGE_SECONDS = 1_800
 _SILENCE = b": ping\n\n"
 
 
@@ -243,7 +245,8 @@ class Talker:
 
 
 def _http_of(user_id: str) -> httpx2.AsyncClient:
-    headers = {"authorization": f"Bearer {token_of(user_id)}"}
+    """With a token that is good by any gateway's clock, however wrong: it was issued a while ago, and lasts."""
+    headers = {"authorization": f"Bearer {token_of(user_id, iat=int(time.time()) - _TOKEN_AGE_SECONDS)}"}
     return httpx2.AsyncClient(timeout=httpx2.Timeout(20, connect=2), headers=headers)
 
 

@@ -5,6 +5,7 @@ The services speak SQL: one statement, or one SQL function, per step on the hot 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Self
@@ -54,6 +55,7 @@ _SERVER_SETTINGS = {
 
 _CONNECTIONS = Gauge("parley_database_connections", "Of the pool to Postgres.", ["state"])
 _CONNECTIONS_MAX = Gauge("parley_database_connections_max", "How many there may be.")
+_CLOCK_AHEAD = Gauge("parley_clock_ahead_seconds", "Of this machine, of that of Postgres; negative: behind.")
 _UNAVAILABLE_COUNT = Counter("parley_database_unavailable", "Uses of Postgres that failed: away, or too slow.")
 
 
@@ -163,9 +165,12 @@ class Database:
             await connection.execute("commit")
 
     async def ping(self) -> None:
-        """One round trip."""
+        """One round trip, which tells how far apart the clocks are."""
         async with self.connection() as connection:
-            await connection.fetchval("select 1", timeout=2)
+            began_at = time.time()
+            now = await connection.fetchval("select extract(epoch from clock_timestamp())::float8", timeout=2)
+            # It was read between the two; a clock that is right within that is right.
+            _CLOCK_AHEAD.set(max(began_at - now, 0.0) or min(time.time() - now, 0.0))
 
     async def _release(self, connection: asyncpg.Connection) -> None:
         try:
