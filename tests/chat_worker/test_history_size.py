@@ -167,7 +167,9 @@ async def plans(worker: Database, long: Long, job_id: UUID) -> tuple[Any, Any]:
     """How the two statements of a history were carried out for the job."""
     arguments = (long.user_id, LIMITS.turn_count_max, LIMITS.bytes_max, LIMITS.output_bytes_max, True)
     async with worker.transaction(long.user_id) as db:
-        chain = await db.fetchval(f"{_EXPLAIN} {history._CHAIN}", job_id, *arguments)  # noqa: SLF001
+        source = await db.fetchval("select prosrc from pg_proc where proname = 'history_of'")
+        statement = source.partition("return query")[2].rpartition(";")[0]
+        chain = await db.fetchval(f"{_EXPLAIN} {statement}", job_id, *arguments)
         turn = await db.fetchval("select turn from jobs where id = $1", job_id)
         from_turn = await db.fetchval("select coalesce(max(turn), -1) from summaries where user_id = $1", long.user_id)
         loose = await db.fetchval(

@@ -170,7 +170,7 @@ FUNCTIONS: Mapping[str, set[str]] = {
         "accept_turn", "note_usage", "begin_search", "search_query", "user_word", "words_of", "note_event", "wire_id",
         "purge_digest", "read_share",
     },
-    "parley_worker": {"claim_job", "see_tools"},
+    "parley_worker": {"begin_attempts", "claim_job", "history_of", "see_tools"},
     "parley_persistence": {"user_word", "words_of", "note_event", "wire_id", "purge_digest", "forget_audit_log"},
     "parley_tools": set(),
 }  # fmt: skip

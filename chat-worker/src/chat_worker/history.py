@@ -96,6 +96,11 @@ class HistoryLimits:
     loose_item_count_max: int = 1_000
     file_bytes_max: int = 16 * 2**20
 
+    @property
+    def of_chain(self) -> tuple[int, int, int]:
+        """As `history_of` takes them."""
+        return self.turn_count_max, self.bytes_max, self.output_bytes_max
+
 
 async def read(
     database: Database, user_id: str, job_id: UUID, limits: HistoryLimits, *, with_summary: bool = True
@@ -105,37 +110,35 @@ async def read(
     What was summarised is not read: the newest summary stands for it, unless the history is wanted without.
     """
     async with database.transaction(user_id) as connection:
-        rows = await connection.fetch(
-            _CHAIN, job_id, user_id, limits.turn_count_max, limits.bytes_max, limits.output_bytes_max, with_summary
-        )
-        own = rows[-1]  # the job has items, or it would not have been accepted
-        summarised = rows.pop(0) if rows[0]["kind"] == "summary" else None
-        loose: Sequence[Any] = ()
-        if own["has_loose"]:
-            loose = await connection.fetch(
-                _LOOSE,
-                own["conversation_id"],
-                user_id,
-                own["turn"],
-                limits.loose_item_count_max + 1,
-                limits.bytes_max,
-                _last_turn_of(summarised, own["conversation_id"]),
-            )
-        past, current = _turns_in_order(rows, [row for row in loose if row["fits"]])
-        asked: Sequence[Any] = ()
-        if unknown := _answered_in(current) - _asked_in([*past, current]):
+        rows = await connection.fetch(_CHAIN, job_id, user_id, *limits.of_chain, with_summary)
+    return await told(rows, database, user_id, job_id, limits)
+
+
+async def told(rows: Sequence[Any], database: Database, user_id: str, job_id: UUID, limits: HistoryLimits) -> History:
+    """The history that `rows` begin, which `history_of` gave; what they refer to is read now, if they do."""
+    own = rows[-1]  # the job has items, or it would not have been accepted
+    summarised = rows[0] if rows[0]["kind"] == "summary" else None
+    chain = rows if summarised is None else rows[1:]
+    loose: Sequence[Any] = ()
+    if own["has_loose"]:
+        loose = await _loose(database, user_id, own, limits, _last_turn_of(summarised, own["conversation_id"]))
+    past, current = _turns_in_order(chain, [row for row in loose if row["fits"]])
+    asked: Sequence[Any] = ()
+    if unknown := _answered_in(current) - _asked_in([*past, current]):
+        async with database.transaction(user_id) as connection:
             asked = await connection.fetch(_ASKED, job_id, user_id, limits.turn_count_max, list(unknown))
-        files: Mapping[UUID, FileContent] = {}
-        if file_ids := _file_ids([*past, current]):
+    files: Mapping[UUID, FileContent] = {}
+    if file_ids := _file_ids([*past, current]):
+        async with database.transaction(user_id) as connection:
             files = await read_files(connection, user_id, file_ids, limits.file_bytes_max)
     teller = _Teller(files, asked)
     for turn in past:
         teller.take(turn)
     teller.take(current, is_current=True)
-    *told, now = teller.turns()
+    *before, now = teller.turns()
     is_cut = own["is_cut"] or len(loose) > limits.loose_item_count_max or not all(row["fits"] for row in loose)
     return History(
-        past=told,
+        past=before,
         current=now,
         approvals=teller.approvals,
         is_cut=is_cut,
@@ -146,74 +149,22 @@ async def read(
     )
 
 
-# `size` is what the past turns from here to the job have together. Postgres knows a text's length without reading it.
-# The chain ends with a turn that has a summary, of which nothing else is read.
-_CHAIN = """
-with recursive chain as (
-    select id, conversation_id, parent_job_id, turn, 0 as distance, 0::bigint as size, false as is_summarised
-    from jobs where id = $1 and user_id = $2
-    union all
-    select parent.id, parent.conversation_id, parent.parent_job_id, parent.turn, chain.distance + 1,
-           chain.size + case when known.is_summarised then 0 else said.size + called.size + other.size end,
-           known.is_summarised
-    from chain join jobs parent on parent.id = chain.parent_job_id and parent.user_id = $2
-    cross join lateral (
-        select $6 and exists (select from summaries where job_id = parent.id and user_id = $2) as is_summarised
-    ) known
-    cross join lateral (
-        select coalesce(sum(octet_length(content)), 0)::bigint as size
-        from messages where job_id = parent.id and user_id = $2 and deleted_at is null
-    ) said
-    cross join lateral (
-        select coalesce(sum(octet_length(parameters)), 0)::bigint
-               + coalesce(sum(least(octet_length(result), $5::integer)) filter (where result is not null), 0) as size
-        from tool_calls where job_id = parent.id and user_id = $2 and deleted_at is null
-    ) called
-    cross join lateral (
-        select coalesce(sum(case when kind = 'function_call_output' then least(octet_length(item::text), $5::integer)
-                                 else octet_length(item::text) end), 0)::bigint as size
-        from items where job_id = parent.id and user_id = $2 and deleted_at is null
-                     and kind not in ('reasoning', 'mcp_list_tools')
-    ) other
-    where chain.distance < $3 and chain.size <= $4::bigint and not chain.is_summarised
-), known as (
-    select conversation_id as id from chain
-    union
-    select unnest(conversation_ids) from summaries
-    where user_id = $2 and job_id in (select id from chain where is_summarised)
-)
-select chain.id as job_id, chain.conversation_id, chain.turn, entry.*,
-       (select bool_or(not is_summarised and (size > $4 or (distance = $3 and parent_job_id is not null)))
-        from chain) as is_cut,
-       (select array_agg(id) from known) as conversation_ids,
-       (select sum(deleted_item_count) from conversations where user_id = $2 and id in (select id from known))
-       as deleted_item_count,
-       (select exists (select from messages where conversation_id = chain.conversation_id and user_id = $2
-                                                  and job_id is null and deleted_at is null)
-               or exists (select from items where conversation_id = chain.conversation_id and user_id = $2
-                                                  and job_id is null and deleted_at is null)
-        from chain where distance = 0) as has_loose
-from chain left join lateral (
-    select -1 as ordinal, 'summary' as kind, null as role, text, null::jsonb as parts, null::uuid as call_id,
-           null as tool_name, null as parameters, null::jsonb as error, null as approval_request_id,
-           jsonb_build_object('turn_count', covers_turn_count) as item
-    from summaries where chain.is_summarised and job_id = chain.id and user_id = $2
-    union all
-    select ordinal, 'message' as kind, role, content as text,
-           case when parts @? '$[*].file_id' then parts end as parts,
-           null, null, null, null, null, null
-    from messages where not chain.is_summarised and job_id = chain.id and user_id = $2 and deleted_at is null
-    union all
-    select ordinal, 'tool_call', null, result, null, id, tool_name, parameters, error, approval_request_id, null
-    from tool_calls where not chain.is_summarised and job_id = chain.id and user_id = $2 and deleted_at is null
-    union all
-    select ordinal, kind, null, null, null, id, null, null, null, null, item
-    from items where not chain.is_summarised and job_id = chain.id and user_id = $2 and deleted_at is null
-                 and kind not in ('reasoning', 'mcp_list_tools')
-) entry on true
-where chain.size <= $4
-order by chain.distance desc, entry.ordinal
-"""
+async def _loose(database: Database, user_id: str, own: Any, limits: HistoryLimits, behind_turn: int) -> Sequence[Any]:
+    """The items of the conversation that belong to no response, up to the job's turn."""
+    async with database.transaction(user_id) as connection:
+        rows: Sequence[Any] = await connection.fetch(
+            _LOOSE,
+            own["conversation_id"],
+            user_id,
+            own["turn"],
+            limits.loose_item_count_max + 1,
+            limits.bytes_max,
+            behind_turn,
+        )
+    return rows
+
+
+_CHAIN = "select * from history_of($1, $2, $3, $4, $5, $6)"
 
 _LOOSE = """
 with loose as (

@@ -39,6 +39,7 @@ from chat_worker.agent.values import (
     TurnEnded,
     Usage,
 )
+from chat_worker.claims import Begun, Claim, Claims
 from chat_worker.history import History, HistoryLimits
 from chat_worker.journal import AttemptJournal, Ended
 from chat_worker.leases import Lease, Leases, Stopped, StopReason
@@ -119,26 +120,13 @@ class Worker:
     titles: Titles | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The job as its row says at the start of an attempt. `attempt` is the fence."""
-
-    job_id: UUID
-    user_id: str
-    conversation_id: UUID
-    attempt: int
-    next_seq: int
-    request: JsonObject
-    is_cancelled: bool
-    claimed_at: float  # or later, on the event loop's clock
-
-
 class Runner:
     """Runs deliveries; `drain` makes it hand back those that it has not begun."""
 
     def __init__(self, worker: Worker) -> None:
         self.delivery_count = 0  # since the start
         self._worker = worker
+        self._claims = Claims(worker.database, worker.leases, worker.limits.history)
         self._draining = asyncio.Event()
 
     async def run(
@@ -154,14 +142,15 @@ class Runner:
         received_ns = tracing.now_ns()
         with bound_ids(job_id=str(ready.job_id), conversation_id=str(ready.conversation_id)):
             try:
-                claim = await self._claim(ready, delivery_id)
+                begun = await self._begin(ready, delivery_id)
             except DatabaseUnavailableError:
                 return Verdict.RETURNED
-            if claim is None:
+            if begun is None:
                 metrics.DUPLICATES.inc()
                 log.info("job_not_claimable")
                 return Verdict.SETTLED
             reach("worker.after_claim")
+            claim = begun.claim
             if claim.attempt == 1:
                 metrics.CLAIM_WAIT_SECONDS.observe(seconds_since(claim.job_id))
             with (
@@ -169,12 +158,12 @@ class Runner:
                 tracing.entered(_span_of(claim, sent_by, received_ns)) as span,
                 self._worker.leases.hold(claim.job_id, claim.attempt, claimed_at=claim.claimed_at) as lease,
             ):
-                return await _Attempt(self._worker, claim, lease, span).run()
+                return await _Attempt(self._worker, begun, lease, span).run()
 
     def drain(self) -> None:
         self._draining.set()
 
-    async def _claim(self, ready: JobReady, delivery_id: str | None) -> Claim | None:
+    async def _begin(self, ready: JobReady, delivery_id: str | None) -> Begun | None:
         """Claim the job, waiting for Postgres with the delivery in hand: handing it back would only turn it in circles.
 
         Raises DatabaseUnavailableError if that takes too long, or the process is to stop.
@@ -183,7 +172,7 @@ class Runner:
         deadline = clock() + self._worker.limits.claim_seconds_max
         while not self._draining.is_set():
             try:
-                return await _claim(self._worker, ready, delivery_id)
+                return await self._claims.claim(ready, delivery_id)
             except DatabaseUnavailableError:
                 if clock() > deadline:
                     raise
@@ -213,32 +202,6 @@ def _span_of(claim: Claim, sent_by: tracing.Position | None, received_ns: int) -
         own=tracing.attempt(claim.job_id, claim.attempt),
         links=[tracing.attempt(claim.job_id, claim.attempt - 1)] if claim.attempt > 1 else (),
         started_ns=received_ns,
-    )
-
-
-async def _claim(worker: Worker, ready: JobReady, delivery_id: str | None) -> Claim | None:
-    claimed_at = asyncio.get_running_loop().time()
-    async with worker.database.connection() as connection:
-        row = await connection.fetchrow(
-            "select *, extract(epoch from clock_timestamp())::float8 as now from claim_job($1, $2, $3, $4, $5)",
-            ready.user_id,
-            ready.job_id,
-            worker.leases.worker_id,
-            worker.leases.lease_seconds,
-            delivery_id,
-        )
-    if row is None:
-        return None
-    worker.leases.clock.set(row["now"])
-    return Claim(
-        job_id=ready.job_id,
-        user_id=ready.user_id,
-        conversation_id=row["conversation_id"],
-        attempt=row["attempt"],
-        next_seq=row["next_seq"],
-        request=row["request"],
-        is_cancelled=row["cancel_requested"],
-        claimed_at=claimed_at,
     )
 
 
@@ -288,10 +251,11 @@ _EXHAUSTED = "The answer was begun {} times and never came to its end."
 
 
 class _Attempt:
-    def __init__(self, worker: Worker, claim: Claim, lease: Lease, span: tracing.Span) -> None:
+    def __init__(self, worker: Worker, begun: Begun, lease: Lease, span: tracing.Span) -> None:
         self._worker = worker
         self._span = span
-        self._claim = claim
+        self._claim = claim = begun.claim
+        self._history_rows = begun.history  # until they are told
         self._lease = lease
         self._journal: AttemptJournal | None = None  # until it is known where it goes on
         if claim.attempt == 1:
@@ -406,11 +370,7 @@ class _Attempt:
         worker, claim = self._worker, self._claim
         must_be_whole = claim.request["truncation"] == "disabled"
         with tracing.start("read history", tracing.Kind.CLIENT, _POSTGRES):
-            told = await self._patiently(
-                lambda: history.read(
-                    worker.database, claim.user_id, claim.job_id, worker.limits.history, with_summary=not must_be_whole
-                )
-            )
+            told = await self._patiently(lambda: self._history(with_summary=not must_be_whole))
         self._usage = sum((step.round.usage for step in steps), Usage())
         self._question = told.question if told.is_first else None
         instructions = Instructions(agent.instructions, self._now().date(), claim.request["instructions"])
@@ -434,6 +394,14 @@ class _Attempt:
             settings=turn_settings(claim.request),
             limits=worker.turn_limits,
         )
+
+    async def _history(self, *, with_summary: bool) -> History:
+        database, limits = self._worker.database, self._worker.limits.history
+        user_id, job_id = self._claim.user_id, self._claim.job_id
+        rows, self._history_rows = self._history_rows, ()
+        if rows:
+            return await history.told(rows, database, user_id, job_id, limits)
+        return await history.read(database, user_id, job_id, limits, with_summary=with_summary)
 
     async def _fitted(self, told: History, instructions: Instructions) -> History:
         """`told`, with its oldest turns summarised where they leave no room for the others, if that can be done."""

@@ -1,0 +1,172 @@
+"""Jobs that come together are claimed together, and each as if it had come alone."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from chat_worker.claims import Begun, Claims
+from gateway.turns import Accepted
+from shared.contracts import JobReady
+from shared.ids import uuid7
+from tests.chat_worker.conftest import Connected
+from tests.support.attempts import RUNNER_LIMITS, Bench
+from tests.support.owner import value_as_owner
+from tests.support.waiting import wait_until
+
+USERS = ("ada", "bob", "eve", "moe")
+
+
+@pytest.fixture
+def claims(bench: Bench) -> Claims:
+    return Claims(bench.database, bench.leases, RUNNER_LIMITS.history)
+
+
+async def jobs_of(bench: Bench, users: Sequence[str]) -> list[Accepted]:
+    return [await bench.turns.ask(user_id, f"I am {user_id}") for user_id in users]
+
+
+def ready(job: Accepted, user_id: str | None = None) -> JobReady:
+    return JobReady(job_id=job.job_id, conversation_id=job.conversation_id, user_id=user_id or job.user_id)
+
+
+async def claimed(claims: Claims, *jobs: JobReady) -> list[Begun | None]:
+    return await asyncio.gather(*(claims.claim(job, uuid7().hex) for job in jobs))
+
+
+async def transactions_of(connected: Connected, jobs: Sequence[Accepted]) -> list[str]:
+    """Which transaction changed each job last."""
+    async with connected.persistence.transaction(None) as db:
+        rows = await db.fetch("select id, xmin::text from jobs where id = any($1)", [job.job_id for job in jobs])
+    by_job = {row["id"]: row["xmin"] for row in rows}
+    return [by_job[job.job_id] for job in jobs]
+
+
+async def test_jobs_that_come_while_one_is_claimed_are_claimed_with_one_statement(
+    bench: Bench, claims: Claims, connected: Connected
+) -> None:
+    jobs = await jobs_of(bench, USERS)
+
+    begun = await claimed(claims, *map(ready, jobs))
+
+    for job, one in zip(jobs, begun, strict=True):
+        assert one is not None
+        assert (one.claim.job_id, one.claim.user_id, one.claim.attempt) == (job.job_id, job.user_id, 1)
+        assert one.claim.request["id"] == job.response_id
+        assert [row["text"] for row in one.history] == [f"I am {job.user_id}"]
+    first, *others = await transactions_of(connected, jobs)
+    assert first not in others
+    assert len(set(others)) == 1
+
+
+async def test_each_gets_the_history_of_its_own_conversation(bench: Bench, claims: Claims) -> None:
+    before = [await bench.turns.exchange(user_id, f"I am {user_id}", f"Hello {user_id}") for user_id in USERS]
+    jobs = [await bench.turns.ask(job.user_id, "Who am I?", job.conversation_id) for job in before]
+
+    begun = await claimed(claims, *map(ready, jobs))
+
+    told = [[row["text"] for row in one.history] for one in begun if one is not None]
+    assert told == [[f"I am {user_id}", f"Hello {user_id}", "Who am I?"] for user_id in USERS]
+
+
+async def test_who_may_not_have_a_job_does_not_get_it_among_others_who_may(bench: Bench, claims: Claims) -> None:
+    ada, bob, eve = await jobs_of(bench, USERS[:3])
+    await claimed(claims, ready(bob))
+
+    begun = await claimed(claims, ready(ada), ready(bob), ready(eve, "moe"), ready(eve))
+
+    assert [one is not None for one in begun] == [True, False, False, True]
+
+
+async def test_a_job_that_comes_twice_at_once_is_claimed_once(bench: Bench, claims: Claims) -> None:
+    ada, bob = await jobs_of(bench, USERS[:2])
+
+    begun = await claimed(claims, ready(ada), ready(bob), ready(bob))
+
+    assert [one and one.claim.attempt for one in begun] == [1, 1, None]
+
+
+async def test_more_than_go_into_one_statement_are_all_claimed(bench: Bench, claims: Claims) -> None:
+    jobs = await jobs_of(bench, [f"user-{number}" for number in range(70)])
+
+    begun = await claimed(claims, *map(ready, jobs))
+
+    assert [one and one.claim.job_id for one in begun] == [job.job_id for job in jobs]
+
+
+async def test_one_that_cannot_even_be_asked_for_spoils_it_for_no_other(bench: Bench, claims: Claims) -> None:
+    ada, bob, eve = await jobs_of(bench, USERS[:3])
+
+    begun = await asyncio.gather(
+        *(claims.claim(job, uuid7().hex) for job in (ready(ada), ready(bob, "b\0b"), ready(eve))),
+        return_exceptions=True,
+    )
+
+    assert isinstance(begun[1], asyncpg.DataError)
+    assert [isinstance(one, Begun) for one in begun] == [True, False, True]
+
+
+async def test_a_job_whose_row_is_locked_holds_up_no_other(bench: Bench, claims: Claims, connected: Connected) -> None:
+    jobs = await jobs_of(bench, USERS)
+    async with locked(connected, jobs[1]):
+        # The first goes alone, the others together.
+        asked = [asyncio.ensure_future(claims.claim(ready(job), uuid7().hex)) for job in jobs]
+        begun = await asyncio.gather(asked[0], *asked[2:])
+        assert all(begun)
+        assert not asked[1].done()
+    assert await asked[1] is not None
+
+
+async def test_those_that_come_behind_a_locked_one_are_not_held_up_either(
+    bench: Bench, claims: Claims, connected: Connected
+) -> None:
+    jobs = await jobs_of(bench, USERS)
+    async with locked(connected, jobs[0]):
+        asked = [asyncio.ensure_future(claims.claim(ready(job), uuid7().hex)) for job in jobs]
+        assert all(await asyncio.gather(*asked[1:]))
+        assert not asked[0].done()
+    assert await asked[0] is not None
+
+
+async def test_a_claim_that_nobody_waits_for_any_more_is_given_up(
+    bench: Bench, claims: Claims, connected: Connected
+) -> None:
+    """As when the channel is lost: the same delivery comes again, perhaps to another worker."""
+    (ada,) = await jobs_of(bench, USERS[:1])
+    delivery_id = uuid7().hex
+    async with locked(connected, ada):
+        gone = asyncio.ensure_future(claims.claim(ready(ada), delivery_id))
+        await wait_until(lambda: _claims_under_way(connected), what="the claim is under way")
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+
+        async def is_given_up() -> bool:
+            return await _claims_under_way(connected) == 0
+
+        await wait_until(is_given_up, what="the claim is given up")
+
+    begun = await claims.claim(ready(ada), delivery_id)
+    assert begun is not None
+    assert begun.claim.attempt == 1
+
+
+async def _claims_under_way(connected: Connected) -> int:
+    return int(
+        await value_as_owner(
+            connected.owner_url,
+            """
+            select count(*) from pg_stat_activity
+            where datname = current_database() and state = 'active' and query ~ 'from begin_attempts'
+              and pid <> pg_backend_pid()
+            """,
+        )
+    )
+
+
+@asynccontextmanager
+async def locked(connected: Connected, job: Accepted) -> AsyncIterator[None]:
+    async with connected.persistence.transaction(None) as db:
+        await db.execute("select from jobs where id = $1 for update", job.job_id)
+        yield
