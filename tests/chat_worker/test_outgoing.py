@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
+import pytest
+
 from chat_worker.outgoing import Lane, Outgoing, OutgoingLimits
 from shared.contracts import JobReleased, JournalChunk, JournalChunks, decode
 from shared.errors import BrokerUnavailableError
@@ -105,6 +107,23 @@ async def test_ordinary_events_wait_for_company_but_not_for_ever() -> None:
         await lane.flushed()
 
     assert len(wire.messages) == 1
+
+
+async def test_what_is_not_urgent_leaves_all_partitions_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire, tides = an_open_wire(), list[Callable[[], None]]()
+    async with outgoing_on(wire) as outgoing:
+        even, odd = a_lane(outgoing, EVEN), a_lane(outgoing, ODD)
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncio.get_running_loop(), "call_later", lambda _seconds, go: tides.append(go))
+            await even.put(events("a"))
+            await odd.put(events("b"))
+        (go,) = tides
+
+        go()
+        await even.flushed()
+        await odd.flushed()
+
+    assert sorted(wire.queues) == ["chat.journal.0", "chat.journal.1"]
 
 
 async def test_partitions_do_not_wait_for_each_other() -> None:

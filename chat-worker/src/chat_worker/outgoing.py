@@ -1,7 +1,8 @@
 """Events on their way to persistence: gathered for a moment, sent in order, known to be safe or not.
 
 All jobs of the worker share one buffer per journal partition. What gathered there in `flush_seconds` leaves as one
-message, sooner where somebody waits for it. A partition has one message in flight: only when the broker has confirmed
+message, sooner where somebody waits for it. All partitions leave at the same time: persistence then commits what they
+brought together, instead of each by itself. A partition has one message in flight: only when the broker has confirmed
 it, the next may follow, so order survives every retry. Whether an unconfirmed message arrived is unknown, so the same
 bytes are sent again; persistence knows by the numbers what it has.
 """
@@ -45,7 +46,8 @@ class Outgoing:
     def __init__(self, send: Send, partition_count: int, limits: OutgoingLimits) -> None:
         self._send = send
         self._limits = limits
-        self._partitions = [_Partition(journal_queue(number), send, limits) for number in range(partition_count)]
+        tide = _Tide(limits.flush_seconds)
+        self._partitions = [_Partition(journal_queue(number), send, limits, tide) for number in range(partition_count)]
 
     async def run(self) -> None:
         """Send what is put, until cancelled. Ends as soon as one partition's sender does, whatever ended it."""
@@ -125,10 +127,28 @@ class _Batch:
     ended_as: JobStatus | None
 
 
-class _Partition:
-    """One queue's buffer and sender. Where something waits, `_is_due` is set or a timer will set it."""
+class _Tide:
+    """Takes along, `seconds` after the first one asked, all who asked meanwhile."""
 
-    def __init__(self, queue: str, send: Send, limits: OutgoingLimits) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: set[asyncio.Event] = set()
+
+    def take(self, is_due: asyncio.Event) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(self._seconds, self._go)
+        self._waiting.add(is_due)
+
+    def _go(self) -> None:
+        for is_due in self._waiting:
+            is_due.set()
+        self._waiting.clear()
+
+
+class _Partition:
+    """One queue's buffer and sender. Where something waits, `_is_due` is set or the tide will set it."""
+
+    def __init__(self, queue: str, send: Send, limits: OutgoingLimits, tide: _Tide) -> None:
         self.queue = queue
         self._send = send
         self._limits = limits
@@ -136,7 +156,7 @@ class _Partition:
         self._byte_count = 0
         self._has_room = asyncio.Event()
         self._is_due = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
+        self._tide = tide
 
     async def put(self, batch: _Batch, *, urgent: bool) -> None:
         try:
@@ -152,16 +172,13 @@ class _Partition:
         self._waiting.append(batch)
         if urgent:
             self._is_due.set()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._limits.flush_seconds, self._is_due.set)
+        else:
+            self._tide.take(self._is_due)
 
     async def run(self) -> None:
         while True:
             await self._is_due.wait()
             self._is_due.clear()
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
             batches = self._take()
             if self._waiting:
                 self._is_due.set()
