@@ -8,6 +8,7 @@ import uvicorn
 from chat_worker.app import create_app
 from chat_worker.settings import ChatWorkerSettings
 from shared.faults import configure_faults
+from shared.heap import settle_heap
 from shared.observability import configure_logging
 from shared.settings import settings_or_exit
 
@@ -31,6 +32,7 @@ def main() -> None:
         access_log=False,
         timeout_graceful_shutdown=1,  # of health requests; the jobs' own grace follows
     )
+    settle_heap()
     _Server(config).run()
 
 

@@ -5,6 +5,7 @@ import uvicorn
 from persistence.app import create_app
 from persistence.settings import PersistenceSettings
 from shared.faults import configure_faults
+from shared.heap import settle_heap
 from shared.observability import configure_logging
 from shared.settings import settings_or_exit
 
@@ -13,8 +14,10 @@ def main() -> None:
     settings = settings_or_exit(PersistenceSettings, "persistence")
     configure_logging("persistence", settings)
     configure_faults(settings)
+    app = create_app(settings)
+    settle_heap()
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,

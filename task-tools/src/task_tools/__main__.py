@@ -3,6 +3,7 @@
 import uvicorn
 
 from shared.faults import configure_faults
+from shared.heap import settle_heap
 from shared.observability import configure_logging
 from shared.settings import settings_or_exit
 from task_tools.app import create_app
@@ -13,8 +14,10 @@ def main() -> None:
     settings = settings_or_exit(TaskToolsSettings, "task-tools")
     configure_logging("task-tools", settings)
     configure_faults(settings)
+    app = create_app(settings)
+    settle_heap()
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,
