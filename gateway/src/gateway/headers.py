@@ -4,13 +4,13 @@ Answers get the headers of the interface, which allow nothing, unless they bring
 `PAGE_HEADERS` or `widget_headers(…)`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _CSP = "content-security-policy"
 _FRAMES = "x-frame-options"
+_NOT_STORED = (b"cache-control", b"no-store")
 _HSTS_SECONDS = 365 * 86_400
 _FEATURES = ("accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "microphone", "payment", "usb")
 _PAGE_CSP = (
@@ -46,9 +46,9 @@ class SecurityHeaders:
     def __init__(self, app: ASGIApp, *, is_https: bool) -> None:
         """`is_https` where browsers reach us so: then they are told to come in no other way."""
         self._app = app
-        self._headers = dict(API_HEADERS)
+        self._headers = [(name.encode(), value.encode()) for name, value in API_HEADERS.items()]
         if is_https:
-            self._headers["strict-transport-security"] = f"max-age={_HSTS_SECONDS}"
+            self._headers.append((b"strict-transport-security", b"max-age=%d" % _HSTS_SECONDS))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,14 +57,15 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._complete(MutableHeaders(raw=message["headers"]), scope["path"])
+                message["headers"] = self._completed(message["headers"], scope["path"])
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
 
-    def _complete(self, headers: MutableHeaders, path: str) -> None:
-        for name, value in self._headers.items():
-            if headers.setdefault(name, value) == "":
-                del headers[name]
-        if path.startswith(("/v1", "/api")):
-            headers.setdefault("cache-control", "no-store")
+    def _completed(self, own: Sequence[tuple[bytes, bytes]], path: str) -> list[tuple[bytes, bytes]]:
+        names = {name for name, _ in own}
+        headers = [header for header in own if header[1]]
+        headers += [header for header in self._headers if header[0] not in names]
+        if path.startswith(("/v1", "/api")) and b"cache-control" not in names:
+            headers.append(_NOT_STORED)
+        return headers

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from email.message import Message
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar, TypeAlias
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -21,6 +22,8 @@ from shared.errors import InvalidInputError, NotAuthenticatedError, PermissionDe
 _FORM_FIELDS_MAX = 8
 _FORM_FIELD_BYTES_MAX = 4_096
 _FORM_OVERHEAD_BYTES_MAX = 64 * 1_024  # of a form, beside the file in it
+
+Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,12 @@ class UserRoute(APIRoute):
     def body_limits(self, settings: GatewaySettings) -> BodyLimits:
         return BodyLimits(settings.body_bytes_max, settings.body_seconds_max)
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+    def handler(self) -> Handler:
+        """What is asked once the user and the body are known."""
+        return super().get_route_handler()
+
+    def get_route_handler(self) -> Handler:
+        handle = self.handler()
 
         async def take_in(request: Request) -> Response:
             user = await _admit(request)
@@ -52,9 +59,7 @@ class UserRoute(APIRoute):
 
         return take_in
 
-    async def _take_in(
-        self, request: Request, user: User, handle: Callable[[Request], Coroutine[Any, Any, Response]]
-    ) -> Response:
+    async def _take_in(self, request: Request, user: User, handle: Handler) -> Response:
         if self.body_field is None:
             return await handle(request)
         services = services_of(request)
@@ -156,19 +161,21 @@ async def _admit(request: Request) -> User:
 
 
 def _check_media_type(request: Request, wanted: str) -> None:
-    media_type = Message()
-    media_type["content-type"] = request.headers.get("content-type", "")
-    if media_type.get_content_type() != wanted or "content-encoding" in request.headers:
+    if _media_type(request.headers.get("content-type", "")) != wanted or "content-encoding" in request.headers:
         what = "plain JSON" if wanted == "application/json" else "a form"
         raise UnsupportedMediaTypeError(
             "unsupported_media_type", f"The body must be {what}, sent with 'Content-Type: {wanted}'."
         )
 
 
+@lru_cache(maxsize=64)
+def _media_type(content_type: str) -> str:
+    """The media type that a header names, without its parameters."""
+    header = Message()
+    header["content-type"] = content_type
+    return header.get_content_type()
+
+
 def _check_address(request: Request) -> None:
-    if (
-        "\0" in request.url.path
-        or "\0" in request.scope["path"]
-        or any("\0" in v for v in request.query_params.values())
-    ):
+    if "\0" in request.scope["path"] or any("\0" in value for value in request.query_params.values()):
         raise InvalidInputError("invalid_text", "The address must not contain the character U+0000.")

@@ -595,7 +595,9 @@ class Listener:
             )
         with needing(Permission.READ):
             await queue.bind(self._exchange)
-            await queue.consume(self._take, no_ack=True)
+            # Not by `queue.consume`, which makes a message that could be acknowledged of each, and a second task.
+            heard_by = await channel.get_underlay_channel()
+            await heard_by.basic_consume(queue.name, self._take, no_ack=True)
         self.queue = queue.name
         self._on_up()
         try:
@@ -603,7 +605,7 @@ class Listener:
         finally:
             self.queue = None
 
-    async def _take(self, message: AbstractIncomingMessage) -> None:
+    async def _take(self, message: DeliveredMessage) -> None:
         self._on_message(message.body)
 
 

@@ -8,14 +8,14 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.answers import Answers, previous_response_not_found
 from gateway.conversation_items import ends_of
-from gateway.deps import CurrentServices, CurrentUser, ResponseId, Services
-from gateway.intake import LargeBodyRoute
+from gateway.deps import CurrentServices, CurrentUser, ResponseId, Services, services_of, user_of
+from gateway.intake import Handler, LargeBodyRoute
 from gateway.items import InputItem, parse_items, store_files
 from gateway.limits import PAGE_LENGTH_DEFAULT, PageLength
 from gateway.problems import V1_ERRORS
@@ -35,6 +35,7 @@ IDEMPOTENCY_KEY_CHARS_MAX = 255
 IdempotencyKey = Annotated[
     str | None, Header(max_length=IDEMPOTENCY_KEY_CHARS_MAX, min_length=1, pattern=r"^[\x20-\x7e]*$")
 ]
+_check_key = TypeAdapter(IdempotencyKey).validate_python
 Include = Annotated[
     list[Includable] | None, Query(alias="include[]", description="Accepted; nothing more is there to include.")
 ]
@@ -67,7 +68,6 @@ _JSON_OR_EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("", summary="Create a response", response_model=None, responses=_JSON_OR_EVENTS)
 async def create_response(
     request: Request,
     body: CreateResponse,
@@ -97,6 +97,41 @@ async def create_response(
         seconds = services.settings.foreground_wait_seconds
         response = await answers.wait(accepted, request.receive, seconds=seconds)
     return _AnswerResponse(response, answers.answered(accepted))
+
+
+class _CreateRoute(LargeBodyRoute):
+    """The way to `create_response`, which is the one that is taken most.
+
+    FastAPI gives its parameters as well, and describes them in the OpenAPI document; but to solve them anew for each
+    request takes about as long as all that is done with them. So it is asked only where something does not fit, to
+    say what.
+    """
+
+    def handler(self) -> Handler:
+        handle = super().handler()
+
+        async def create(request: Request) -> Response:
+            try:
+                body = CreateResponse.model_validate(await request.json())
+                key = request.headers.get("idempotency-key")
+                if key is not None:
+                    _check_key(key)
+            except ValidationError:
+                return await handle(request)
+            return await create_response(request, body, user_of(request), services_of(request), key)
+
+        return create
+
+
+router.add_api_route(
+    "",
+    create_response,
+    methods=["POST"],
+    summary="Create a response",
+    response_model=None,
+    responses=_JSON_OR_EVENTS,
+    route_class_override=_CreateRoute,
+)
 
 
 @router.post("/input_tokens", summary="Estimate the tokens of an input")
