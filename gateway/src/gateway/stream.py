@@ -29,7 +29,7 @@ from shared.contracts import LiveEvents
 from shared.db import Database
 from shared.db.journal import Page, read_after
 from shared.errors import DatabaseUnavailableError, NotFoundError
-from shared.events import FIRST_SEQUENCE_NUMBER, Event, is_terminal, type_of
+from shared.events import FIRST_SEQUENCE_NUMBER, Event, is_terminal, raw_type_of
 from shared.observability import get_logger
 
 log = get_logger()
@@ -232,7 +232,7 @@ def _behind(cursor: int, first_seq: int, events: list[Event]) -> list[Event]:
 
 def frame(event: Event) -> bytes:
     """One server-sent event. JSON holds no line break, so an event cannot break out of its frame."""
-    return b"event: %b\ndata: %b\n\n" % (type_of(event).encode(), event)
+    return b"event: %b\ndata: %b\n\n" % (raw_type_of(event), event)
 
 
 def _slices(events: Sequence[Event]) -> Iterator[bytes]:

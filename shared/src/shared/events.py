@@ -37,9 +37,13 @@ _OUTCOME_UNKNOWN: JsonObject = {
 }
 
 
-def type_of(event: Event) -> str:
+def raw_type_of(event: Event) -> bytes:
     """The type of an event built here; every event begins with it, so nothing is decoded."""
-    return event[_TYPE_START : event.index(b'"', _TYPE_START)].decode()
+    return event[_TYPE_START : event.index(b'"', _TYPE_START)]
+
+
+def type_of(event: Event) -> str:
+    return raw_type_of(event).decode()
 
 
 def is_terminal(event: Event) -> bool:
