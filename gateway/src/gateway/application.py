@@ -64,15 +64,11 @@ class Application(FastAPI):
             if rest is not None:
                 request.let_go()
                 _empty(scope)
-                await _send_rest(rest, send, request)
-
-
-async def _send_rest(rest: Rest, send: Send, request: ToldRequest) -> None:
-    try:
-        await rest.send_by(send)
-    except Exception:
-        log.exception("request_failed", method=request.method, route=request.route)
-        raise  # half an answer is out: only a broken connection tells the client
+                try:
+                    await rest.send_by(send)
+                except Exception:
+                    log.exception("request_failed", method=request.method, route=request.route)
+                    raise  # half an answer is out: only a broken connection tells the client
 
 
 def _empty(scope: Scope) -> None:
