@@ -22,7 +22,7 @@ def main() -> None:
     scenarios = [SCENARIOS[name] for name in asked.scenarios or usual]
     is_whole = asked.scale == 1 and not (asked.systems or asked.scenarios)
     folder = asked.output or (FOLDER / "results" if is_whole else Places.of().local / "bench" / "results")
-    plan = Plan(systems, scenarios, asked.runs, asked.scale, asked.burst, _environments(systems))
+    plan = Plan(systems, scenarios, asked.once, asked.runs, asked.scale, asked.burst, _environments(systems))
     around = report.surroundings(server_versions(), asked.scale, asked.burst)
     measurements: list[Measurement] = []
     try:
@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--systems", type=_names_of(SYSTEMS), help=f"of {', '.join(SYSTEMS)}")
     parser.add_argument("--scenarios", type=_names_of(SCENARIOS), help=f"of {', '.join(SCENARIOS)}")
     parser.add_argument("--runs", type=int, default=5, help="rounds; the report has their medians")
+    parser.add_argument(
+        "--once", type=_names_of(SCENARIOS), default=[], help="scenarios that only the first of the rounds has"
+    )
     parser.add_argument(
         "--burst", type=int, default=BURST, help=f"tokens in a delta of long streams (default: {BURST})"
     )

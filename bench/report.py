@@ -140,6 +140,8 @@ def _report(
     yield "# Measured side by side\n"
     rounds = "One round" if runs == 1 else f"Medians of {runs} rounds, each of them"
     yield f"{rounds} through all systems, one after another. {_machine(around)}\n"
+    if runs > 1 and (once := _measured_once(measurements)):
+        yield f"One round had {', '.join(f'`{name}`' for name in once)}.\n"
     for name in systems:
         kept = "; keeps jobs when a process dies" if SYSTEMS[name].is_durable else ""
         yield f"- **{name}**: {SYSTEMS[name].about}{kept}"
@@ -158,6 +160,14 @@ def _report(
     present = {scenario for scenario, _ in medians.of}
     yield from (f"- `{name}`: {one.about}" for name, one in SCENARIOS.items() if name in present)
     yield ""
+
+
+def _measured_once(measurements: Sequence[Measurement]) -> list[str]:
+    """The scenarios that only one of several rounds had."""
+    rounds: dict[str, set[int]] = {}
+    for one in measurements:
+        rounds.setdefault(one["scenario"], set()).add(one["round"])
+    return [name for name, had in rounds.items() if len(had) == 1]
 
 
 def _machine(around: Mapping[str, Any]) -> str:

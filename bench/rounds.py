@@ -29,10 +29,13 @@ Measurement = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured. `environments` is the folder of the systems' own packages."""
+    """What is measured. `environments` is the folder of the systems' own packages; `once` names scenarios that only the
+    first round has.
+    """
 
     systems: Sequence[System]
     scenarios: Sequence[Scenario]
+    once: Sequence[str]
     runs: int
     scale: float
     burst: int
@@ -66,7 +69,7 @@ def _round(plan: Plan, system: System, model: Model, folder: Path, number: int) 
             found: list[Measurement] = []
             async with system.start(around) as running:
                 for seed, scenario in enumerate(plan.scenarios, start=number * 100):
-                    if scenario.is_for(running):
+                    if scenario.is_for(running) and (number == 1 or scenario.name not in plan.once):
                         result = await _one(
                             running, scenario, Bench(running, servers, model.pid, seed, plan.scale, plan.burst)
                         )
