@@ -55,6 +55,17 @@ def test_what_failed_is_told_beside_the_times(tmp_path: Path) -> None:
     assert "29.0 / 39.0, 50 % failed, 10 % wrong" in (tmp_path / "report.md").read_text()
 
 
+def test_what_only_one_of_the_rounds_had_is_told(tmp_path: Path) -> None:
+    rounds = [("idle", 1), ("kill", 1), ("idle", 2)]
+    measurements = [_measurement("parley", scenario, number, turns_per_second=1.0) for scenario, number in rounds]
+
+    report.write(tmp_path, measurements, _AROUND)
+
+    said = (tmp_path / "report.md").read_text()
+    assert "Medians of 2 rounds" in said
+    assert "One round had `kill`." in said
+
+
 def test_pictures_are_well_formed_whatever_names_say() -> None:
     values = [Bar("a<b", 3.0, 7.0), Bar("parley", 0.0, 0.0)]
 

@@ -310,7 +310,7 @@ class EventStream(Response):
 class _Events:
     """What a stream consists of from its first event on. It may wait for long, so that it holds little."""
 
-    __slots__ = ("_batches", "_endings", "_gone", "_limits", "_on_begun", "_sent", "_slot")
+    __slots__ = ("_batches", "_endings", "_gone", "_is_over", "_limits", "_on_begun", "_sent", "_slot")
 
     def __init__(  # noqa: PLR0913, PLR0917 - as the stream
         self,
@@ -329,6 +329,7 @@ class _Events:
         self._slot = slot
         self._sent = sent
         self._on_begun = on_begun
+        self._is_over = False  # nothing more may be sent
 
     def give_up(self) -> None:
         self._slot.close()
@@ -348,7 +349,8 @@ class _Events:
                 cause = await self._pump(send)
             if self._gone.has_happened:
                 return "client_gone"
-            await self._send_in_time(send, b"", more=False)
+            if not self._is_over:
+                await self._send_in_time(send, b"", more=False)
         except TimeoutError:
             log.info("stream_closed", cause="slow reader")
             return "slow_reader"
@@ -362,7 +364,8 @@ class _Events:
                     await self._send_events(send, events)
                     del events  # while nothing happens, nothing is held
                     self._note_begun()
-                await self._send_in_time(send, _DONE)
+                if not self._is_over:
+                    await self._send_in_time(send, _DONE, more=False)
             except NotFoundError:
                 log.info("stream_closed", cause="deleted")
             except StreamClosedError as error:
@@ -377,10 +380,17 @@ class _Events:
             on_begun()
 
     async def _send_events(self, send: Send, events: Sequence[Event]) -> None:
+        """Behind the last event of a response the end goes along with it."""
+        is_end = bool(events) and is_terminal(events[-1])
+        ready = b""
         for body in _slices(events):
-            await self._send_in_time(send, body)
+            if ready:
+                await self._send_in_time(send, ready)
+            ready = body
+        await self._send_in_time(send, ready + _DONE if is_end else ready, more=not is_end)
         self._sent.add(events)
 
     async def _send_in_time(self, send: Send, body: bytes, *, more: bool = True) -> None:
+        self._is_over = not more
         async with asyncio.timeout(self._limits.send_timeout_seconds):
             await send({"type": "http.response.body", "body": body, "more_body": more})

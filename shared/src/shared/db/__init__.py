@@ -135,7 +135,9 @@ class Database:
     async def connection(self) -> AsyncIterator[asyncpg.Connection]:
         """A connection outside of any transaction: for a single SQL function that sets its user by itself."""
         with _translated():
-            connection = await self._pool.acquire(timeout=self._acquire_seconds)
+            # The pool's own timeout would take a task of its own, for each use.
+            async with asyncio.timeout(self._acquire_seconds):
+                connection = await self._pool.acquire()
         try:
             with _translated():
                 try:
@@ -147,7 +149,7 @@ class Database:
                         _terminate(connection)
                     raise
         finally:
-            await asyncio.shield(self._release(connection))
+            await self._release(connection)
 
     @asynccontextmanager
     async def transaction(self, user_id: str | None) -> AsyncIterator[asyncpg.Connection]:
@@ -173,6 +175,7 @@ class Database:
             _CLOCK_AHEAD.set(max(began_at - now, 0.0) or min(time.time() - now, 0.0))
 
     async def _release(self, connection: asyncpg.Connection) -> None:
+        """The pool goes on with it where this is cancelled."""
         try:
             await self._pool.release(connection, timeout=5)
         except _UNAVAILABLE:
