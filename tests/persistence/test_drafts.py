@@ -13,6 +13,7 @@ from shared.ids import Prefix, to_wire, uuid7
 from shared.states import JobStatus
 
 _JOB, _CONVERSATION = uuid7(), uuid7()
+_REQUEST = {"id": to_wire(Prefix.RESPONSE, _JOB), "status": "queued", "created_at": 0, "output": []}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_any_order_of_any_chunks_gives_a_prefix_of_what_was_sent(cuts: set[int],
 
 
 def a_turn() -> list[Event]:
-    response = ResponseEvents({"id": to_wire(Prefix.RESPONSE, _JOB), "status": "queued", "output": []}, next_seq=1)
+    response = ResponseEvents(_REQUEST, next_seq=1)
     events = [response.in_progress()]
     for word in range(10):
         events += response.text(f"word {word} ")

@@ -77,7 +77,9 @@ def test_what_a_process_does_not_let_go_of_is_seen() -> None:
 
 
 def _answer(text: str = "Hello") -> list[bytes]:
-    writer = ResponseEvents({"id": new_wire_id(Prefix.RESPONSE), "status": "queued", "output": []})
+    writer = ResponseEvents(
+        {"id": new_wire_id(Prefix.RESPONSE), "status": "queued", "created_at": int(_NOW.timestamp()), "output": []}
+    )
     events = [writer.created(), *writer.text(text), *writer.close_message()]
     return [*events, *writer.end(JobStatus.COMPLETED, ended_at=_NOW, usage=None)]
 
