@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from chat_worker.claims import Begun, Claims
+from chat_worker.leases import Leases
 from gateway.turns import Accepted
 from shared.contracts import JobReady
 from shared.ids import uuid7
@@ -130,39 +131,60 @@ async def test_those_that_come_behind_a_locked_one_are_not_held_up_either(
     assert await asked[0] is not None
 
 
+@pytest.mark.parametrize("others", [[], ["bob", "eve"]], ids=["alone", "one of several"])
 async def test_a_claim_that_nobody_waits_for_any_more_is_given_up(
-    bench: Bench, claims: Claims, connected: Connected
+    bench: Bench, claims: Claims, connected: Connected, others: list[str]
 ) -> None:
     """As when the channel is lost: the same delivery comes again, perhaps to another worker."""
-    (ada,) = await jobs_of(bench, USERS[:1])
+    first, ada, *rest = await jobs_of(bench, ["moe", "ada", *others])
     delivery_id = uuid7().hex
     async with locked(connected, ada):
+        asked = [asyncio.ensure_future(claims.claim(ready(job), uuid7().hex)) for job in (first, *rest)]
         gone = asyncio.ensure_future(claims.claim(ready(ada), delivery_id))
-        await wait_until(lambda: _claims_under_way(connected), what="the claim is under way")
+        assert all(await asyncio.gather(*asked))
+        backend = await wait_until(lambda: _backend_that_waits(connected), what="the claim waits for the row")
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
-
-        async def is_given_up() -> bool:
-            return await _claims_under_way(connected) == 0
-
-        await wait_until(is_given_up, what="the claim is given up")
+        # Not by a timeout of its statement, which would leave the connection as it is.
+        await wait_until(lambda: _is_over(connected, backend), what="the claim is broken off")
 
     begun = await claims.claim(ready(ada), delivery_id)
     assert begun is not None
     assert begun.claim.attempt == 1
 
 
-async def _claims_under_way(connected: Connected) -> int:
-    return int(
-        await value_as_owner(
-            connected.owner_url,
-            """
-            select count(*) from pg_stat_activity
-            where datname = current_database() and state = 'active' and query ~ 'from begin_attempts'
-              and pid <> pg_backend_pid()
-            """,
-        )
+async def test_two_workers_that_are_told_of_the_same_jobs_at_once_share_them(
+    bench: Bench, connected: Connected
+) -> None:
+    """Each claims many together, in another order, and neither waits for what the other holds in turn."""
+    jobs = await jobs_of(bench, [f"user-{number}" for number in range(60)])
+    workers = [
+        Claims(bench.database, Leases(bench.database, f"worker-{number}", 30.0), RUNNER_LIMITS.history)
+        for number in range(2)
+    ]
+
+    one, other = await asyncio.gather(
+        claimed(workers[0], *map(ready, jobs)), claimed(workers[1], *map(ready, reversed(jobs)))
     )
+
+    assert all((mine is None) != (theirs is None) for mine, theirs in zip(one, reversed(other), strict=True))
+    async with connected.persistence.transaction(None) as db:
+        attempts = await db.fetch("select attempt from jobs where id = any($1)", [job.job_id for job in jobs])
+    assert {row["attempt"] for row in attempts} == {1}
+
+
+async def _backend_that_waits(connected: Connected) -> int:
+    """The process of a claim that waits for a row; 0: none does."""
+    statement = """
+        select pid from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock' and query ~ 'from begin_attempts'
+    """
+    return int(await value_as_owner(connected.owner_url, statement) or 0)
+
+
+async def _is_over(connected: Connected, backend: int) -> bool:
+    statement = "select not exists (select from pg_stat_activity where pid = $1)"
+    return bool(await value_as_owner(connected.owner_url, statement, backend))
 
 
 @asynccontextmanager

@@ -88,7 +88,7 @@ class Claims:
     def _give_up(self) -> None:
         """Break off what nobody waits for any more: carried out late, it would take the job from who has it by then."""
         for task, together in self._under_way.items():
-            if all(asked.answer.cancelled() for asked in together):
+            if all(asked.answer.done() for asked in together):
                 task.cancel()
 
     async def _carry_out(self, together: Sequence[_Asked]) -> None:
@@ -118,7 +118,7 @@ class Claims:
         async with self._database.connection() as connection:
             rows = await connection.fetch(
                 """
-                select *, extract(epoch from clock_timestamp())::float8 as now
+                select *, case when attempt is not null then extract(epoch from clock_timestamp())::float8 end as now
                 from begin_attempts($1, $2, $3, $4, $5, $6, $7, $8)
                 """,
                 self._leases.worker_id,
@@ -129,11 +129,10 @@ class Claims:
                 *self._limits.of_chain,
             )
         users = {asked.ready.job_id: asked.ready.user_id for asked in together}
-        for row in rows[-1:]:
-            self._leases.clock.set(row["now"])
         begun = {}
         for job_id, of_job in groupby(rows, key=lambda row: row["claimed_id"]):
             claimed, *history = of_job
+            self._leases.clock.set(claimed["now"])
             begun[job_id] = Begun(_claim(claimed, users[job_id], claimed_at), history)
         return begun
 

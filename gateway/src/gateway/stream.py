@@ -288,43 +288,36 @@ class EventStream(Response):
         events left.
         """
         super().__init__()
-        self._batches = batches
-        self._endings = endings
-        self._limits = limits
-        self._slot = slot
-        self._sent = sent
-        self._on_begun = on_begun
+        self._events = _Events(batches, endings, limits, slot, sent, on_begun)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Begins. The events follow where nothing but the server is around them."""
-        gone = Gone(scope, receive)
-        rest = _Events(self._batches, self._endings, gone, self._limits, self._slot, self._sent, self._on_begun)
+        self._events.gone = Gone(scope, receive)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         except BaseException:
-            rest.give_up()
+            self._events.give_up()
             raise
-        leave_rest(scope, rest)
+        leave_rest(scope, self._events)
 
 
 class _Events:
     """What a stream consists of from its first event on. It may wait for long, so that it holds little."""
 
-    __slots__ = ("_batches", "_endings", "_gone", "_is_over", "_limits", "_on_begun", "_sent", "_slot")
+    __slots__ = ("_batches", "_endings", "_is_over", "_limits", "_on_begun", "_sent", "_slot", "gone")
 
     def __init__(  # noqa: PLR0913, PLR0917 - as the stream
         self,
         batches: AsyncGenerator[Sequence[Event], None],
         endings: Sequence[Ending],
-        gone: Gone,
         limits: StreamLimits,
         slot: Slot,
         sent: SentEvents,
         on_begun: Callable[[], None] | None,
     ) -> None:
+        self.gone: Gone  # known once it begins
         self._batches = batches
         self._endings = endings
-        self._gone = gone
         self._limits = limits
         self._slot = slot
         self._sent = sent
@@ -345,9 +338,9 @@ class _Events:
         """Returns what ended it."""
         cause = "closed"
         try:
-            async with Until(self._gone, *self._endings, seconds=self._limits.stream_seconds_max):
+            async with Until(self.gone, *self._endings, seconds=self._limits.stream_seconds_max):
                 cause = await self._pump(send)
-            if self._gone.has_happened:
+            if self.gone.has_happened:
                 return "client_gone"
             if not self._is_over:
                 await self._send_in_time(send, b"", more=False)
@@ -376,7 +369,7 @@ class _Events:
 
     def _note_begun(self) -> None:
         on_begun, self._on_begun = self._on_begun, None
-        if on_begun is not None and not self._gone.has_happened:
+        if on_begun is not None and not self.gone.has_happened:
             on_begun()
 
     async def _send_events(self, send: Send, events: Sequence[Event]) -> None:
