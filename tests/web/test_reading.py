@@ -2,6 +2,7 @@
 
 import asyncio
 import statistics
+from collections.abc import Awaitable
 from typing import Any
 
 from playwright.async_api import BrowserContext, Locator, Page, expect
@@ -84,6 +85,26 @@ async def _stays(region: Locator) -> bool:
     return moved < 2
 
 
+async def _leaves(region: Locator, movement: Awaitable[None]) -> None:
+    """Have the reader leave the end by `movement`, which browsers animate, and wait until it is over."""
+    await region.evaluate(
+        """(box) => {
+            const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
+            box.left = (async () => {
+                const deadline = performance.now() + 20_000;
+                for (let [end, last, still] = [box.scrollTop, -1, 0]; still < 5; last = box.scrollTop) {
+                    await frame();
+                    end = Math.max(end, box.scrollTop);
+                    still = box.scrollTop === last && last < end - 100 ? still + 1 : 0;
+                    if (performance.now() > deadline) throw new Error("the reader did not get away from the end");
+                }
+            })();
+        }"""
+    )
+    await movement
+    await region.evaluate("(box) => box.left")
+
+
 async def test_the_end_is_followed_only_by_a_reader_who_is_there(device: BrowserContext) -> None:
     page = await come_in(device, new_user())
     region = region_of(page)
@@ -92,14 +113,14 @@ async def test_the_end_is_followed_only_by_a_reader_who_is_there(device: Browser
     assert await region.evaluate(_FROM_END) < 40
 
     await region.hover()
-    await page.mouse.wheel(0, -300)
+    await _leaves(region, page.mouse.wheel(0, -300))
     to_end = page.get_by_role("button", name="To the end: something new is there")
     await expect(to_end).to_be_visible()
     assert await _stays(region)
     await to_end.click()
     await expect(to_end).to_have_count(0)
     await page.wait_for_function(f"() => ({_FROM_END})(document.querySelector('.scroll')) < 40")
-    await region.press("PageUp")
+    await _leaves(region, region.press("PageUp"))
     await expect(to_end).to_be_visible()
     assert await _stays(region)
     place = await region.evaluate("(box) => box.scrollTop")
