@@ -11,7 +11,7 @@ from chat_worker.agent.prompt import Called, PastTurn, Said
 from chat_worker.agent.values import ApprovalAnswer, ToolCall, ToolError, ToolErrorKind, ToolResult
 from chat_worker.history import HistoryLimits, tool_error_from_wire, tool_error_to_wire
 from gateway.items import Role, text_message
-from gateway.turns import Accepted, AcceptLimits, Turn, accept
+from gateway.turns import Acceptance, Accepted, AcceptLimits, Turn
 from shared.db.files import NewFile, Purpose, store_file
 from shared.ids import Prefix, to_wire, uuid7
 from tests.support.attempts import USER, Bench, said
@@ -478,7 +478,7 @@ async def ask_after(bench: Bench, parent: Accepted, text: str, *, in_new_convers
         conversation_id=None if in_new_conversation else parent.conversation_id,
         parent_job_id=parent.job_id,
     )
-    return await accept(bench.turns.gateway, turn, AcceptLimits(open_jobs_max=1_000))
+    return await Acceptance(bench.turns.gateway, AcceptLimits(open_jobs_max=1_000)).accept(turn)
 
 
 async def insert_loose(  # noqa: PLR0913 - what a test varies

@@ -15,7 +15,7 @@ from chat_worker.agent.values import Finish, Model, ModelRequest, ModelRound, Re
 from chat_worker.runner import Runner, Verdict, Worker
 from chat_worker.titles import Opening, TitleLimits, Titles, clean_title
 from gateway.items import Role, text_message
-from gateway.turns import Accepted, AcceptLimits, Turn, accept
+from gateway.turns import Acceptance, Accepted, AcceptLimits, Turn
 from shared.contracts import TitleSuggested, decode
 from shared.errors import ModelUnavailableError
 from shared.ids import uuid7
@@ -149,7 +149,7 @@ async def test_no_model_is_asked_where_a_title_was_chosen_or_nobody_would_see_it
 
 async def test_a_response_that_is_not_stored_gives_none(bench: Bench, titling: Titling, titles: Titles) -> None:
     turn = Turn(USER, [text_message(Role.USER, "hello")], model="todo", options={}, store=False)
-    job = await accept(bench.turns.gateway, turn, AcceptLimits(open_jobs_max=1_000))
+    job = await Acceptance(bench.turns.gateway, AcceptLimits(open_jobs_max=1_000)).accept(turn)
 
     await finished(titles, job)
 

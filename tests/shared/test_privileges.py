@@ -41,7 +41,7 @@ RIGHTS: Mapping[str, Mapping[str, May]] = {
         "conversation_events": May(ALL, "conversation_id seq user_id kind data"),
         "conversations": May(
             ALL,
-            "id user_id title metadata last_turn is_ephemeral",
+            "id user_id title metadata active_job_id head_job_id last_turn is_ephemeral is_forked event_count",
             "title title_source metadata active_job_id head_job_id last_turn is_forked archived_at event_count "
             "deleted_item_count updated_at deleted_at read_at",
         ),
@@ -167,8 +167,8 @@ RIGHTS: Mapping[str, Mapping[str, May]] = {
 
 FUNCTIONS: Mapping[str, set[str]] = {
     "parley_gateway": {
-        "accept_turn", "note_usage", "begin_search", "search_query", "user_word", "words_of", "note_event", "wire_id",
-        "purge_digest", "read_share",
+        "accept_turn", "accept_turns", "note_usage", "begin_search", "search_query", "user_word", "words_of",
+        "note_event", "wire_id", "purge_digest", "read_share",
     },
     "parley_worker": {"begin_attempts", "claim_job", "history_of", "see_tools"},
     "parley_persistence": {"user_word", "words_of", "note_event", "wire_id", "purge_digest", "forget_audit_log"},

@@ -29,7 +29,7 @@ from chat_worker.leases import Leases
 from chat_worker.outgoing import Outgoing, OutgoingLimits
 from chat_worker.runner import Runner, RunnerLimits, Verdict, Worker
 from gateway.items import InputItem
-from gateway.turns import Accepted, AcceptLimits, Turn, accept
+from gateway.turns import Acceptance, Accepted, AcceptLimits, Turn
 from persistence.writer import Incoming, write_batch
 from shared.agents import Agent
 from shared.contracts import JobReady, JobReleased, JournalChunk, JournalChunks, ResumeReply, decode, raw_events
@@ -223,7 +223,7 @@ class Bench:
         parsed = [_input_item(item) for item in items]
         parent_id = None if parent is None else parent.job_id
         turn = Turn(USER, parsed, agent, options, conversation_id=conversation_id, parent_job_id=parent_id)
-        job = await accept(self.turns.gateway, turn, AcceptLimits(open_jobs_max=1_000))
+        job = await Acceptance(self.turns.gateway, AcceptLimits(open_jobs_max=1_000)).accept(turn)
         self.journal.accepted(job)
         return job
 

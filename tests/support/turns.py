@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from gateway.items import Role, text_message
-from gateway.turns import Accepted, AcceptLimits, Turn, accept
+from gateway.turns import Acceptance, Accepted, AcceptLimits, Turn
 from shared.db import Database
 from shared.ids import uuid7
 from tests.support.owner import value_as_owner
@@ -49,7 +49,7 @@ class Turns:
             parent_job_id=follows,
             **fields,
         )
-        return await accept(self.gateway, turn, AcceptLimits(open_jobs_max=1_000))
+        return await Acceptance(self.gateway, AcceptLimits(open_jobs_max=1_000)).accept(turn)
 
     async def answer(self, accepted: Accepted, text: str | None, *calls: Call) -> None:
         """Its answer: the calls, then the text, if any."""

@@ -1,12 +1,10 @@
 """How an attempt begins: the job is claimed, and what it goes on from is read, in the same round trip.
 
-Jobs that come while a claim is under way are claimed together, by the next statement: one transaction for all of them,
-which on a disk that takes milliseconds for a commit is what lets a worker begin thousands of jobs a second.
+Jobs that come while a claim is under way are claimed together, by the next statement.
 """
 
 import asyncio
 from collections.abc import Sequence
-from contextvars import Context
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -17,9 +15,7 @@ from chat_worker.history import HistoryLimits
 from chat_worker.leases import Leases
 from shared.contracts import JobReady
 from shared.db import Database
-
-_TOGETHER_MAX = 32
-_PATIENCE_SECONDS = 0.02  # a statement that takes longer, as for a row that is locked, holds up no others
+from shared.db.together import Together
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +44,6 @@ class Begun:
 class _Asked:
     ready: JobReady
     delivery_id: str | None
-    answer: "asyncio.Future[Begun | None]"
 
 
 class Claims:
@@ -56,64 +51,17 @@ class Claims:
         self._database = database
         self._leases = leases
         self._limits = limits
-        self._waiting: list[_Asked] = []
-        self._is_busy = False
-        self._under_way: dict[asyncio.Task[None], Sequence[_Asked]] = {}
+        self._together = Together(self._begin, _is_of_another_job)
 
     async def claim(self, ready: JobReady, delivery_id: str | None) -> Begun | None:
         """Claim the job; None: it ended, waits for its turn, or is a live worker's.
 
         `delivery_id` as `Runner.run` has it. Raises DatabaseUnavailableError: then it may have been claimed, or not.
+        One that nobody waits for any more is broken off: carried out late, it would take the job from who has it then.
         """
-        asked = _Asked(ready, delivery_id, asyncio.get_running_loop().create_future())
-        self._waiting.append(asked)
-        if not self._is_busy:
-            self._send()
-        try:
-            return await asked.answer
-        except asyncio.CancelledError:
-            self._give_up()
-            raise
+        return await self._together.ask(_Asked(ready, delivery_id))
 
-    def _send(self) -> None:
-        """Ask for those that wait, as one statement."""
-        together, self._waiting = _each_job_once(self._waiting)
-        self._is_busy = bool(together)
-        if together:
-            # It is about all of them: what it logs names none.
-            task = asyncio.create_task(self._carry_out(together), context=Context())
-            self._under_way[task] = together
-            task.add_done_callback(self._under_way.pop)
-
-    def _give_up(self) -> None:
-        """Break off what nobody waits for any more: carried out late, it would take the job from who has it by then."""
-        for task, together in self._under_way.items():
-            if all(asked.answer.done() for asked in together):
-                task.cancel()
-
-    async def _carry_out(self, together: Sequence[_Asked]) -> None:
-        overdue = asyncio.get_running_loop().call_later(_PATIENCE_SECONDS, self._send)
-        try:
-            await self._answer(together)
-        finally:
-            if asyncio.get_running_loop().time() < overdue.when():
-                overdue.cancel()
-                self._send()
-
-    async def _answer(self, together: Sequence[_Asked]) -> None:
-        try:
-            begun = await self._begin(together)
-        except Exception as error:  # noqa: BLE001 - goes to who asked
-            if len(together) == 1:
-                _fail(together[0], error)
-            else:  # one of them may have spoilt it for the others, by a row that is locked for long
-                await asyncio.gather(*(self._answer([asked]) for asked in together))
-        else:
-            for asked in together:
-                if not asked.answer.done():  # who asked may be gone
-                    asked.answer.set_result(begun.get(asked.ready.job_id))
-
-    async def _begin(self, together: Sequence[_Asked]) -> dict[UUID, Begun]:
+    async def _begin(self, together: Sequence[_Asked]) -> list[Begun | None]:
         claimed_at = asyncio.get_running_loop().time()
         async with self._database.connection() as connection:
             rows = await connection.fetch(
@@ -129,24 +77,17 @@ class Claims:
                 *self._limits.of_chain,
             )
         users = {asked.ready.job_id: asked.ready.user_id for asked in together}
-        begun = {}
+        begun: dict[UUID, Begun] = {}
         for job_id, of_job in groupby(rows, key=lambda row: row["claimed_id"]):
             claimed, *history = of_job
             self._leases.clock.set(claimed["now"])
             begun[job_id] = Begun(_claim(claimed, users[job_id], claimed_at), history)
-        return begun
+        return [begun.get(asked.ready.job_id) for asked in together]
 
 
-def _each_job_once(waiting: Sequence[_Asked]) -> tuple[list[_Asked], list[_Asked]]:
-    """Those to be claimed now, and those that go on waiting: too many, or of a job that is among the former."""
-    together: dict[UUID, _Asked] = {}
-    later = []
-    for asked in waiting:
-        if asked.ready.job_id in together or len(together) == _TOGETHER_MAX:
-            later.append(asked)
-        elif not asked.answer.done():
-            together[asked.ready.job_id] = asked
-    return list(together.values()), later
+def _is_of_another_job(together: Sequence[_Asked], asked: _Asked) -> bool:
+    """The second delivery of a job waits for what becomes of the first."""
+    return all(asked.ready.job_id != other.ready.job_id for other in together)
 
 
 def _claim(row: Any, user_id: str, claimed_at: float) -> Claim:
@@ -160,8 +101,3 @@ def _claim(row: Any, user_id: str, claimed_at: float) -> Claim:
         is_cancelled=row["cancel_requested"],
         claimed_at=claimed_at,
     )
-
-
-def _fail(asked: _Asked, error: Exception) -> None:
-    if not asked.answer.done():
-        asked.answer.set_exception(error)

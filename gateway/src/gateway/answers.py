@@ -18,7 +18,7 @@ from gateway.metrics import SentEvents
 from gateway.settings import GatewaySettings
 from gateway.stream import BEFORE_FIRST, EventStream, Follower, Journal, StreamLimits
 from gateway.telling import about, trace_request
-from gateway.turns import Accepted, AcceptLimits, Submission, Turn, accept, find_repeated
+from gateway.turns import Acceptance, Accepted, AcceptLimits, Submission, Turn, find_repeated
 from gateway.until import Signal, disconnected
 from gateway.writer import delete_conversation
 from shared import tracing
@@ -51,11 +51,12 @@ class Answers:
         self._settings = settings
         self._stopping = stopping
         self._open_jobs = OpenJobs(database, settings.open_jobs_max)
-        self._accept_limits = AcceptLimits(
+        accept_limits = AcceptLimits(
             open_jobs_max=settings.open_jobs_per_user_max,
             tokens_per_day_max=settings.tokens_per_day_max,
             retry_window_seconds=settings.retry_window_seconds,
         )
+        self._acceptance = Acceptance(database, accept_limits)
         self._streams = Slots("streams", per_user_max=settings.streams_per_user_max, all_max=settings.streams_max)
         self._waits = Slots("waits", per_user_max=settings.waits_per_user_max, all_max=settings.waits_max)
         # Some connections stay free for accepting, however many streams read at once.
@@ -70,13 +71,13 @@ class Answers:
         return self._waits.take(user_id)
 
     async def accept(self, turn: Turn) -> Accepted:
-        """As `turns.accept`, within the limits of this gateway; tells the workers which jobs it interrupts.
+        """As `Acceptance.accept`, within the limits of this gateway; tells the workers which jobs it interrupts.
 
         Raises UnavailableError as well, where the whole system has too much to do.
         """
         await self._open_jobs.check()
         began_at, began_ns = time.perf_counter(), tracing.now_ns()
-        accepted = await accept(self._database, turn, self._accept_limits)
+        accepted = await self._acceptance.accept(turn)
         metrics.ACCEPT_SECONDS.observe(time.perf_counter() - began_at)
         self._tell_accepted(accepted)
         tracing.start("accept turn", tracing.Kind.CLIENT, {"db.system.name": "postgresql"}, started_ns=began_ns).end()

@@ -10,7 +10,8 @@ import asyncpg
 
 from gateway.items import InputItem, Role
 from gateway.usage import quota_spent
-from shared.db import Database
+from shared.db import Database, Row
+from shared.db.together import Together
 from shared.errors import ConflictError, InvalidInputError, KeyReusedError, LimitExceededError, NotFoundError
 from shared.events import Event, JsonObject, ResponseEvents
 from shared.faults import reach
@@ -18,7 +19,7 @@ from shared.ids import Prefix, to_wire, uuid7
 
 _TITLE_CHARS_MAX = 60
 _RACES = {"jobs_idempotency", "approval_answers_pkey"}  # two at once that were to be one
-_ACCEPT = f"select * from accept_turn({', '.join(f'${number}' for number in range(1, 22))})"  # noqa: S608 - constant
+_ACCEPT = "select * from accept_turns($1)"
 
 
 class MultitaskStrategy(StrEnum):
@@ -97,55 +98,87 @@ class Accepted:
         return to_wire(Prefix.RESPONSE, self.job_id)
 
 
-async def accept(database: Database, turn: Turn, limits: AcceptLimits) -> Accepted:
-    """Store the turn, its input and its first events in one transaction, or nothing.
+class Acceptance:
+    """Accepts turns, those that come together in one transaction."""
 
-    A repeated submission starts nothing and gives the first one's job; a blind retry counts as one if the first one's
-    job is open, or ended no longer ago than the window. Raises NotFoundError for a conversation that is not the user's,
-    KeyReusedError for a known key with another body, LimitExceededError for too many open jobs or a day's tokens spent,
-    ConflictError where the turn would have to wait and must not.
-    """
-    job_id, conversation_id = uuid7(), turn.conversation_id or uuid7()
-    response = _response_object(turn, job_id, conversation_id)
-    events = _first_events(response, background=turn.background)
-    arguments: tuple[object, ...] = (
-        turn.user_id,
-        job_id,
-        conversation_id,
-        turn.conversation_id is None,
-        title_of(turn.items),
-        {},
-        turn.parent_job_id,
-        turn.background,
-        turn.store,
-        response,
-        [item.to_row(ordinal) for ordinal, item in enumerate(turn.items)],
-        b"\n".join(events).decode(),
-        len(events),
-        turn.submission.key,
-        turn.submission.body_hash,
-        limits.open_jobs_max,
-        turn.multitask_strategy,
-        limits.retry_window_seconds if turn.submission.is_retry else None,
-        turn.is_at_start,
-        limits.tokens_per_day_max,
-        turn.answered_requests,
-    )
-    row = await _call(database, arguments)
-    if row["outcome"] == "quota_spent":
-        raise await quota_spent(database)
-    _refuse(row["outcome"])
-    reach("gateway.after_commit")
-    return Accepted(
-        job_id=row["job_id"],
-        conversation_id=row["conversation_id"],
-        user_id=turn.user_id,
-        response=response,
-        events=events if row["outcome"] == "accepted" else (),
-        is_active=row["is_active"],
-        is_repeat=row["outcome"] == "repeated",
-        interrupted=row["interrupted"] or (),
-    )
+    def __init__(self, database: Database, limits: AcceptLimits) -> None:
+        self._database = database
+        self._limits = limits
+        self._together = Together(self._store, _fits)
+
+    async def accept(self, turn: Turn) -> Accepted:
+        """Store the turn, its input and its first events in one transaction, or nothing.
+
+        A repeated submission starts nothing and gives the first one's job; a blind retry counts as one if the first
+        one's job is open, or ended no longer ago than the window. Raises NotFoundError for a conversation that is not
+        the user's, KeyReusedError for a known key with another body, LimitExceededError for too many open jobs or a
+        day's tokens spent, ConflictError where the turn would have to wait and must not.
+        """
+        job_id, conversation_id = uuid7(), turn.conversation_id or uuid7()
+        response = _response_object(turn, job_id, conversation_id)
+        events = _first_events(response, background=turn.background)
+        row = await self._row_of(self._arguments_of(turn, job_id, conversation_id, response, events))
+        if row["outcome"] == "quota_spent":
+            raise await quota_spent(self._database)
+        _refuse(row["outcome"])
+        reach("gateway.after_commit")
+        return Accepted(
+            job_id=row["job_id"],
+            conversation_id=row["conversation_id"],
+            user_id=turn.user_id,
+            response=response,
+            events=events if row["outcome"] == "accepted" else (),
+            is_active=row["is_active"],
+            is_repeat=row["outcome"] == "repeated",
+            interrupted=row["interrupted"] or (),
+        )
+
+    def _arguments_of(
+        self, turn: Turn, job_id: UUID, conversation_id: UUID, response: JsonObject, events: Sequence[Event]
+    ) -> JsonObject:
+        """As `accept_turns` takes them."""
+        body_hash = turn.submission.body_hash
+        return {
+            "user_id": turn.user_id,
+            "job_id": job_id,
+            "conversation_id": conversation_id,
+            "is_new_conversation": turn.conversation_id is None,
+            "title": title_of(turn.items),
+            "parent_job_id": turn.parent_job_id,
+            "background": turn.background,
+            "store": turn.store,
+            "request": response,
+            "items": [item.to_row(ordinal) for ordinal, item in enumerate(turn.items)],
+            "frames": b"\n".join(events).decode(),
+            "next_seq": len(events),
+            "idempotency_key": turn.submission.key,
+            "body_hash": None if body_hash is None else f"\\x{body_hash.hex()}",
+            "open_jobs_max": self._limits.open_jobs_max,
+            "multitask_strategy": turn.multitask_strategy,
+            "retry_seconds": self._limits.retry_window_seconds if turn.submission.is_retry else None,
+            "at_start": turn.is_at_start,
+            "tokens_per_day_max": self._limits.tokens_per_day_max,
+            "answered_requests": turn.answered_requests,
+        }
+
+    async def _row_of(self, arguments: JsonObject) -> Row:
+        try:
+            return await self._together.ask(arguments)
+        except asyncpg.UniqueViolationError as error:
+            if error.constraint_name not in _RACES:
+                raise
+        # The same key, or answer, came twice at once and the other one won: now it is found.
+        return await self._together.ask(arguments)
+
+    async def _store(self, turns: Sequence[JsonObject]) -> list[Row]:
+        async with self._database.connection() as connection:
+            rows = {row["asked_id"]: row for row in await connection.fetch(_ACCEPT, turns)}
+        return [rows[turn["job_id"]] for turn in turns]
+
+
+def _fits(together: Sequence[JsonObject], turn: JsonObject) -> bool:
+    """One that interrupts locks jobs, which has to be done in an order that several of them do not have."""
+    return not together or MultitaskStrategy.INTERRUPT not in {each["multitask_strategy"] for each in (*together, turn)}
 
 
 async def find_repeated(
@@ -170,17 +203,6 @@ async def find_repeated(
             retry_window_seconds,
         )
     return (row["id"], row["conversation_id"]) if row else None
-
-
-async def _call(database: Database, arguments: tuple[object, ...]) -> asyncpg.Record:
-    async with database.connection() as connection:
-        try:
-            return await connection.fetchrow(_ACCEPT, *arguments)
-        except asyncpg.UniqueViolationError as error:
-            if error.constraint_name not in _RACES:
-                raise
-        # The same key, or answer, came twice at once and the other one won: now it is found.
-        return await connection.fetchrow(_ACCEPT, *arguments)
 
 
 def _refuse(outcome: str) -> None:

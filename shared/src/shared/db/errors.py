@@ -1,8 +1,20 @@
-"""What may be told of an error without telling what a row, a parameter or a message holds."""
+"""What an error tells: what of it may be said without telling what a row holds, and whether anything was done."""
 
 import traceback
 
 import asyncpg
+
+from shared.errors import DatabaseUnavailableError
+
+# Postgres says that it did nothing; of what cut the connection nobody knows what was done before.
+_UNDONE = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
 
 
 def described(error: BaseException) -> dict[str, str]:
@@ -18,6 +30,11 @@ def described(error: BaseException) -> dict[str, str]:
         about = {"table": root.table_name, "column": root.column_name, "constraint": root.constraint_name}
         fields |= {name: value for name, value in about.items() if value}
     return {name: value for name, value in fields.items() if value}
+
+
+def is_undone(error: BaseException) -> bool:
+    """Whether it is certain that a statement which failed with `error`, outside of a transaction, did nothing."""
+    return not isinstance(error, DatabaseUnavailableError) or isinstance(error.__cause__, _UNDONE)
 
 
 def _place(error: BaseException) -> str:
