@@ -1,8 +1,7 @@
 """Stand-ins for the services around persistence: an accepted message, a worker's attempt, a broker that remembers."""
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -98,13 +97,11 @@ class Services:
     async def write(self, *messages: Any) -> Written:
         """One batch of `messages`; bare chunks are wrapped, barriers get a reply queue."""
         batch: Sequence[Incoming] = [incoming(message) for message in messages]
-        live, places = [], Counter[str]()
-        while True:
+        parts = []
+        while batch:
             written, batch = await write(self.persistence, batch)
-            live += written.live
-            places += written.places
-            if not batch:
-                return replace(written, live=live, places=places)
+            parts.append(written)
+        return _whole_of(parts)
 
     async def job_row(self, job: Job) -> Any:
         async with self.persistence.transaction(None) as connection:
@@ -274,3 +271,13 @@ def _spans(rows: Sequence[asyncpg.Record]) -> list[tuple[int, int]]:
         spans.append((first, first + count - 1))
         first += count
     return spans
+
+
+def _whole_of(parts: Sequence[Written]) -> Written:
+    """What several transactions wrote, as if it had been one."""
+    whole = Written()
+    for part in parts:
+        for told in fields(part):
+            before, more = getattr(whole, told.name), getattr(part, told.name)
+            setattr(whole, told.name, before or more if isinstance(more, bool) else before + more)
+    return whole

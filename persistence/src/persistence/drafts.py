@@ -190,16 +190,14 @@ def take_chunk(draft: Draft, chunk: JournalChunk) -> str:
     return place.value
 
 
-def is_plain(chunk: JournalChunk) -> bool:
-    """Whether `chunk` may be appended wherever it holds the next number: it is sound, and ends nothing."""
-    if chunk.ended_as is not None or not chunk.events:
-        return False  # first, as every answer has one that ends it, whose events are checked where it is taken
-    events = [bytes(event) for event in chunk.events]
-    try:
-        _check_events(events, chunk.first_seq, chunk.job_id)
-    except InvalidInputError:
-        return False
-    return not is_terminal(events[-1])
+def outcome_of_sound(chunk: JournalChunk) -> Outcome | None:
+    """How the job ends with `chunk`, wherever that holds the next number; None: it goes on.
+
+    Raises InvalidInputError for one that cannot be stored, whole.
+    """
+    if not chunk.events:
+        raise InvalidInputError("bad_event", "expected an event")
+    return _outcome_of([bytes(event) for event in chunk.events], chunk.first_seq, chunk)
 
 
 def lose_chunk(draft: Draft, lost: LostChunk) -> None:
@@ -263,8 +261,7 @@ def _append(draft: Draft, chunk: JournalChunk) -> bool:
     """Whether it can be stored."""
     events = [bytes(event) for event in chunk.events[draft.next_seq - chunk.first_seq :]]
     try:
-        _check_events(events, draft.next_seq, draft.job_id)
-        outcome = _outcome(events[-1], chunk.ended_as)
+        outcome = _outcome_of(events, draft.next_seq, chunk)
     except InvalidInputError as error:
         # What cannot be stored is lost; its neighbours in the message are not.
         log.warning("chunk_unsound", **_ids(draft), first_seq=chunk.first_seq, cause=error.message)
@@ -276,10 +273,11 @@ def _append(draft: Draft, chunk: JournalChunk) -> bool:
     return True
 
 
-def _outcome(last: Event, ended_as: JobStatus | None) -> Outcome | None:
-    if ended_as is not None:
-        return outcome_of(last, ended_as)
-    if is_terminal(last):
+def _outcome_of(events: Sequence[Event], first_seq: int, chunk: JournalChunk) -> Outcome | None:
+    _check_events(events, first_seq, chunk.job_id)
+    if chunk.ended_as is not None:
+        return outcome_of(events[-1], chunk.ended_as)
+    if is_terminal(events[-1]):
         raise InvalidInputError("bad_event", "the terminal event came without an end state")
     return None
 

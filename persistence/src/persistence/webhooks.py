@@ -1,6 +1,6 @@
 """Webhooks: whoever wants to hear of the ends of responses is told, at least once.
 
-What is to be told is stored in the transaction that ends the job (`enqueue`), and sent afterwards by whichever process
+What is to be told is stored by the statement that ends the job (`ENQUEUE`), and sent afterwards by whichever process
 claims it (`Sender`). A claim is a loan of some seconds: who dies with it loses it to the next. Every attempt at a
 delivery has the same body and the same id, by which a receiver knows that it had it before. No transaction is open
 while somebody is asked, and nothing that a receiver says is kept but its status.
@@ -27,12 +27,13 @@ import httpx2
 import msgspec
 
 from persistence import counts
-from persistence.drafts import Draft
 from shared.db import Database, Row
 from shared.db.errors import described
 from shared.errors import DatabaseUnavailableError, InvalidInputError
+from shared.events import JsonObject
 from shared.ids import Prefix, to_wire, uuid7
 from shared.observability import get_logger
+from shared.states import JobStatus
 from shared.supervision import supervised
 
 log = get_logger()
@@ -90,27 +91,23 @@ class Answer:
         return self.status == HTTPStatus.GONE
 
 
-async def enqueue(connection: asyncpg.Connection, ended: Sequence[Draft]) -> bool:
-    """Store what the ends of `ended` have to tell, in the transaction that ends them; whether there is any.
+# Stores what the ends of the jobs of `ended` have to tell, in the statement that ends them. Takes no lock on endpoints:
+# one that is deleted at this moment leaves a delivery that nobody claims.
+ENQUEUE = """
+    insert into webhook_deliveries (event_id, endpoint_id, user_id, job_id, type, body)
+    select v.event_id, e.id, ended.user_id, ended.id, v.type, v.body
+    from jsonb_to_recordset({events}) v(event_id uuid, job_id uuid, type text, body text)
+    join ended on ended.id = v.job_id
+    join webhook_endpoints e on e.user_id = ended.user_id or e.user_id is null
+    where e.disabled_at is null and v.type = any(e.event_types)
+    returning event_id
+"""
 
-    Takes no lock on endpoints: one that is deleted at this moment leaves a delivery that nobody claims.
-    """
-    events = [(uuid7(), job, f"response.{job.status}") for job in ended]
-    status: str = await connection.execute(
-        """
-        insert into webhook_deliveries (event_id, endpoint_id, user_id, job_id, type, body)
-        select v.event_id, e.id, v.user_id, v.job_id, v.type, v.body
-        from unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[]) v(event_id, user_id, job_id, type, body)
-        join webhook_endpoints e on e.user_id = v.user_id or e.user_id is null
-        where e.disabled_at is null and v.type = any(e.event_types)
-        """,
-        [event_id for event_id, _, _ in events],
-        [job.user_id for _, job, _ in events],
-        [job.job_id for _, job, _ in events],
-        [kind for _, _, kind in events],
-        [_body(event_id, job, kind) for event_id, job, kind in events],
-    )
-    return status != "INSERT 0 0"
+
+def event_of(job_id: UUID, status: JobStatus) -> JsonObject:
+    """What `ENQUEUE` takes of the end of a job."""
+    event_id, kind = uuid7(), f"response.{status}"
+    return {"event_id": event_id, "job_id": job_id, "type": kind, "body": _body(event_id, job_id, kind)}
 
 
 async def keep_deployment_endpoint(database: Database, url: str | None, secret: str | None) -> None:
@@ -402,14 +399,14 @@ def _claimed(row: Row) -> Claimed:
     )
 
 
-def _body(event_id: UUID, job: Draft, kind: str) -> str:
+def _body(event_id: UUID, job_id: UUID, kind: str) -> str:
     return msgspec.json.encode(
         {
             "id": to_wire(Prefix.WEBHOOK_EVENT, event_id),
             "object": "event",
             "created_at": int(time.time()),
             "type": kind,
-            "data": {"id": to_wire(Prefix.RESPONSE, job.job_id)},
+            "data": {"id": to_wire(Prefix.RESPONSE, job_id)},
         }
     ).decode()
 

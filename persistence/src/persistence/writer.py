@@ -1,23 +1,25 @@
 """Every statement that writes back what attempts produced: one transaction per batch, few statements whatever its size.
 
-Most batches are pieces of running answers, which one statement can append.
+Most batches are pieces of answers, and their ends, which one statement can store without a look at the jobs before.
 Rows are locked conversations first, then jobs, each in the order of their ids, as everywhere in the system: batches of
 several processes then wait for each other instead of dying of a deadlock.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, assert_never
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
 from uuid import UUID
 
 import asyncpg
+import msgspec
 from msgspec import to_builtins
 from msgspec.structs import replace
 
 from persistence import byproducts, drafts, webhooks
 from persistence.byproducts import Byproduct
 from persistence.drafts import AttemptsSpent, Draft, GivenUp, LostChunk, Place, Undelivered
+from persistence.outcomes import Outcome
 from persistence.resume import refusal, resume
 from shared.contracts import (
     CancelRequested,
@@ -34,12 +36,15 @@ from shared.contracts import (
     raw_events,
 )
 from shared.db import Database
+from shared.errors import InvalidInputError
 from shared.events import JsonObject, Usage
 from shared.faults import reach
 from shared.observability import get_logger
 from shared.states import JobStatus
 
 log = get_logger()
+
+_ENDED = "conversation.response.ended"
 
 _FromUs = AttemptsSpent | GivenUp | Undelivered | LostChunk
 _AboutOneJob = JournalChunk | ResumeRequest | JobReleased | CancelRequested | _FromUs
@@ -88,15 +93,24 @@ class Written:
     resumes: Counter[str] = field(default_factory=Counter)  # granted, or refused
 
 
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """A sound chunk, and how its job ends with it, if it does."""
+
+    chunk: JournalChunk
+    outcome: Outcome | None
+
+
 async def write(database: Database, batch: Sequence[Incoming]) -> tuple[Written, Sequence[Incoming]]:
     """Commit as much of `batch` as goes into one transaction; returns what was written, and what is left, in order.
 
     A repeat changes nothing. Raises asyncpg's errors and DatabaseUnavailableError.
     """
-    if chunks := _plain_chunks(batch):
+    if plain := _plain_of(batch):
+        store = _finish if any(each.outcome for each in plain) else _append
         async with database.connection() as connection:
             reach("persistence.before_commit")
-            written, left = await _append(connection, chunks)
+            written, left = await store(connection, plain)
         if written.live:
             return written, left
     async with database.transaction(None) as connection:
@@ -125,21 +139,29 @@ async def write_batch(connection: asyncpg.Connection, batch: Sequence[Incoming])
     await byproducts.store_summaries(connection, made)
     titles = await byproducts.set_titles(connection, made)
     written.touched += [byproducts.touched(title) for title in titles]
-    await _store(connection, list(jobs.values()), active_jobs, _spending(jobs.values(), titles), written)
+    await _store(connection, list(jobs.values()), active_jobs, titles, written)
     return written
 
 
-def _plain_chunks(batch: Sequence[Incoming]) -> Sequence[JournalChunk]:
-    """The chunks of `batch`, one for each job, if it holds nothing else and `_append` may take them; or none."""
-    by_job: dict[UUID, JournalChunk] = {}
+def _plain_of(batch: Sequence[Incoming]) -> Sequence[_Plain]:
+    """The chunks of `batch`, one for each job, if it holds nothing else and each is sound; or none."""
+    by_job: dict[UUID, _Plain] = {}
     for incoming in batch:
         if not isinstance(incoming.message, JournalChunks):
             return ()
         for chunk in incoming.message.chunks:
             before = by_job.get(chunk.job_id)
-            if not drafts.is_plain(chunk) or (before and not _follows(before, chunk)):
+            try:
+                outcome = drafts.outcome_of_sound(chunk)
+            except InvalidInputError:
                 return ()
-            by_job[chunk.job_id] = replace(before, events=before.events + chunk.events) if before else chunk
+            if before is None:
+                by_job[chunk.job_id] = _Plain(chunk, outcome)
+            elif before.outcome is None and _follows(before.chunk, chunk):
+                events = before.chunk.events + chunk.events
+                by_job[chunk.job_id] = _Plain(replace(chunk, first_seq=before.chunk.first_seq, events=events), outcome)
+            else:
+                return ()
     return list(by_job.values())
 
 
@@ -148,8 +170,8 @@ def _follows(before: JournalChunk, chunk: JournalChunk) -> bool:
     return is_of_the_same and chunk.first_seq == before.next_seq
 
 
-async def _append(connection: asyncpg.Connection, chunks: Sequence[JournalChunk]) -> tuple[Written, Sequence[Incoming]]:
-    """Append those of the plain chunks that hold their job's next number, as `drafts.place_of` sees it.
+async def _append(connection: asyncpg.Connection, plain: Sequence[_Plain]) -> tuple[Written, Sequence[Incoming]]:
+    """Append those chunks that hold their job's next number, as `drafts.place_of` sees it.
 
     The statement is a transaction of its own. Returns what was written, and the chunks that have another place.
     """
@@ -170,16 +192,47 @@ async def _append(connection: asyncpg.Connection, chunks: Sequence[JournalChunk]
         select id, first_seq, next_seq - 1, user_id, frames from mine
         returning job_id
         """,
-        [chunk.job_id for chunk in chunks],
-        [chunk.conversation_id for chunk in chunks],
-        [chunk.attempt for chunk in chunks],
-        [chunk.first_seq for chunk in chunks],
-        [chunk.next_seq for chunk in chunks],
-        [b"\n".join(map(bytes, chunk.events)).decode() for chunk in chunks],
+        *_columns_of(plain),
     )
-    appended = {row["job_id"] for row in rows}
-    stored = [chunk for chunk in chunks if chunk.job_id in appended]
-    left = [chunk for chunk in chunks if chunk.job_id not in appended]
+    return _written_of(plain, {row["job_id"] for row in rows})
+
+
+async def _finish(connection: asyncpg.Connection, plain: Sequence[_Plain]) -> tuple[Written, Sequence[Incoming]]:
+    """As `_append`, and store the ends among them: of jobs whose conversation has no later turn that could go on."""
+    rows = await connection.fetch(
+        _FINISH,
+        *_output_of([(each.chunk.job_id, each.outcome) for each in plain if each.outcome], titles=()),
+        *_columns_of(plain),
+        [each.outcome and each.outcome.status for each in plain],
+        [each.outcome and msgspec.json.encode(each.outcome.response).decode() for each in plain],
+    )
+    stored = {row["id"]: row for row in rows}
+    written, left = _written_of(plain, stored.keys())
+    for each in plain:
+        row = stored.get(each.chunk.job_id)
+        if row is not None and each.outcome is not None:
+            conversation_id = each.chunk.conversation_id
+            written.ended.append(_ended(each.chunk, row["attempt"], each.chunk.next_seq, each.outcome))
+            written.touched.append(Touched(conversation_id=conversation_id, user_id=row["user_id"], what=_ENDED))
+            written.has_webhooks = row["has_webhooks"]
+    return written, left
+
+
+def _columns_of(plain: Sequence[_Plain]) -> Iterable[Sequence[object]]:
+    return (
+        [each.chunk.job_id for each in plain],
+        [each.chunk.conversation_id for each in plain],
+        [each.chunk.attempt for each in plain],
+        [each.chunk.first_seq for each in plain],
+        [each.chunk.next_seq for each in plain],
+        [b"\n".join(map(bytes, each.chunk.events)).decode() for each in plain],
+    )
+
+
+def _written_of(plain: Sequence[_Plain], job_ids: Container[UUID]) -> tuple[Written, Sequence[Incoming]]:
+    """What the chunks of those jobs give to tell, and the others."""
+    stored = [each.chunk for each in plain if each.chunk.job_id in job_ids]
+    left = [each.chunk for each in plain if each.chunk.job_id not in job_ids]
     live = [LiveEvents(job_id=chunk.job_id, first_seq=chunk.first_seq, events=chunk.events) for chunk in stored]
     written = Written(live=live, places=Counter({Place.NEXT.value: len(stored)}))
     return written, [Incoming(JournalChunks(chunks=left))] if left else []
@@ -340,7 +393,7 @@ async def _store(
     connection: asyncpg.Connection,
     jobs: list[Draft],
     active_jobs: dict[UUID, UUID | None],
-    spending: list[JsonObject],
+    titles: Sequence[TitleSuggested],
     written: Written,
 ) -> None:
     going_on = [job for job in jobs if job.outcome is None and (job.events or job.is_fence_moved)]
@@ -354,13 +407,12 @@ async def _store(
         written.ready += [_ready(job) for job in waiting if not job.run_again_after_seconds]
         written.has_delayed_job = any(job.run_again_after_seconds for job in waiting)
     if ended:
-        next_jobs, has_endpoints = await _end(connection, ended, active_jobs, spending)
-        written.has_webhooks = has_endpoints and await webhooks.enqueue(connection, ended)
+        next_jobs, written.has_webhooks = await _end(connection, ended, active_jobs, titles)
         written.ready += next_jobs
-        written.ended += [_ended(job) for job in ended]
+        written.ended += [_ended(job, job.attempt, job.next_seq, job.outcome) for job in ended if job.outcome]
         written.touched += [_touched(job) for job in ended]
-    elif spending:
-        await connection.execute(_ADD_USAGE.format(spending="$1"), spending)
+    elif titles:
+        await connection.execute(_NONE_ENDED + _ADD_USAGE.format(spending="$1"), _spending((), titles))
     written.live += [
         LiveEvents(job_id=job.job_id, first_seq=job.first_new_seq, events=raw_events(job.events))
         for job in jobs
@@ -419,16 +471,16 @@ async def _end(
     connection: asyncpg.Connection,
     jobs: list[Draft],
     active_jobs: dict[UUID, UUID | None],
-    spending: list[JsonObject],
+    titles: Sequence[TitleSuggested],
 ) -> tuple[list[JobReady], bool]:
     """Store all that an end leaves, by one statement, as a client waits for it; see `_END`.
 
-    Returns the jobs that may run now, and whether there are endpoints of webhooks that want to hear of ends.
+    Returns the jobs that may run now, and whether there are webhooks to be sent.
     """
-    outcomes = [(_of_job(job), job.outcome) for job in jobs if job.outcome is not None]
     over = {job.conversation_id: job.turn for job in jobs if active_jobs[job.conversation_id] == job.job_id}
     rows = await connection.fetch(
         _END,
+        *_output_of([(job.job_id, job.outcome) for job in jobs if job.outcome], titles),
         *_journal_rows(jobs),
         [
             {
@@ -441,10 +493,6 @@ async def _end(
             for job in jobs
             if job.outcome is not None
         ],
-        [of_job | asdict(row) for of_job, outcome in outcomes for row in outcome.messages],
-        [of_job | asdict(row) for of_job, outcome in outcomes for row in outcome.tool_calls],
-        [of_job | asdict(row) for of_job, outcome in outcomes for row in outcome.items],
-        spending,
         list(touched := {job.conversation_id for job in jobs}),
         [over.get(conversation_id) for conversation_id in touched],
     )
@@ -454,16 +502,30 @@ async def _end(
         for row in rows
         if row["is_over"] and row["active_job_id"]
     ]
-    return ready, rows[0]["has_endpoints"]
+    return ready, rows[0]["has_webhooks"]
 
 
-# In the order of the users, so that batches wait for each other instead of dying.
+def _output_of(outcomes: Sequence[tuple[UUID, Outcome]], titles: Sequence[TitleSuggested]) -> Iterable[object]:
+    """The parameters of `_OUTPUT`."""
+    return (
+        [{"job_id": job_id, **to_builtins(row)} for job_id, outcome in outcomes for row in outcome.messages],
+        [{"job_id": job_id, **to_builtins(row)} for job_id, outcome in outcomes for row in outcome.tool_calls],
+        [{"job_id": job_id, **to_builtins(row)} for job_id, outcome in outcomes for row in outcome.items],
+        _spending(outcomes, titles),
+        [webhooks.event_of(job_id, outcome.status) for job_id, outcome in outcomes],
+    )
+
+
+# In the order of the users, so that batches wait for each other instead of dying. What a job spent counts if it ended.
 _ADD_USAGE = """
     insert into usage_by_day as known (user_id, day, response_count, input_tokens, output_tokens)
     select user_id, (clock_timestamp() at time zone 'utc')::date, sum(response_count), sum(input_tokens),
            sum(output_tokens)
-    from jsonb_to_recordset({spending})
-         v(user_id text, response_count bigint, input_tokens bigint, output_tokens bigint)
+    from (select coalesce(ended.user_id, v.user_id) as user_id, v.response_count, v.input_tokens, v.output_tokens
+          from jsonb_to_recordset({spending})
+               v(job_id uuid, user_id text, response_count bigint, input_tokens bigint, output_tokens bigint)
+          left join ended on ended.id = v.job_id
+          where v.job_id is null or ended.id is not null) spent
     group by user_id order by user_id
     on conflict (user_id, day) do update
     set response_count = known.response_count + excluded.response_count,
@@ -471,44 +533,55 @@ _ADD_USAGE = """
         output_tokens = known.output_tokens + excluded.output_tokens
 """
 
-# A terminal state is write-once: decided under the lock, and guarded once more here. The items of the final output come
-# behind the turn's input, in output order. Each conversation goes on to its next waiting job, in the order of
-# acceptance; to this statement those that end with it still look as they did before.
+_NONE_ENDED = "with ended as (select id, user_id from jobs where false)"
+
+# What the jobs of `ended` leave beside their own rows; of others nothing is stored, whatever the parameters hold. The
+# items of the final output come behind the turn's input, in output order.
+_OUTPUT = f"""
+said as (
+    insert into messages (id, conversation_id, job_id, user_id, turn, ordinal, role, content, parts, status)
+    select v.id, ended.conversation_id, ended.id, ended.user_id, ended.turn, ended.input_item_count + v.position,
+           'assistant', v.content, v.parts, v.status
+    from jsonb_to_recordset($1) v(job_id uuid, id uuid, position integer, content text, parts jsonb, status text)
+    join ended on ended.id = v.job_id
+), called as (
+    insert into tool_calls (id, conversation_id, job_id, user_id, turn, ordinal, call_id, server_label, tool_name,
+                            parameters, result, error, status, approval_request_id, duration_ms)
+    select v.id, ended.conversation_id, ended.id, ended.user_id, ended.turn, ended.input_item_count + v.position,
+           v.call_id, v.server_label, v.tool_name, v.parameters, v.result, v.error, v.status, v.approval_request_id,
+           v.duration_ms
+    from jsonb_to_recordset($2) v(job_id uuid, id uuid, position integer, call_id text, server_label text,
+                                  tool_name text, parameters text, result text, error jsonb, status text,
+                                  approval_request_id text, duration_ms integer)
+    join ended on ended.id = v.job_id
+), other as (
+    insert into items (id, conversation_id, job_id, user_id, turn, ordinal, kind, item)
+    select v.id, ended.conversation_id, ended.id, ended.user_id, ended.turn, ended.input_item_count + v.position,
+           v.kind, v.item
+    from jsonb_to_recordset($3) v(job_id uuid, id uuid, position integer, kind text, item jsonb)
+    join ended on ended.id = v.job_id
+), spent as (
+    {_ADD_USAGE.format(spending="$4")}
+), told as (
+    {webhooks.ENQUEUE.format(events="$5")}
+)
+"""  # noqa: S608 - our own text
+
+# A terminal state is write-once: decided under the lock, and guarded once more here. Each conversation goes on to its
+# next waiting job, in the order of acceptance; to this statement those that end with it still look as they did before.
 _END = f"""
 with stored as (
     insert into journal (job_id, first_seq, last_seq, user_id, frames)
-    select * from unnest($1::uuid[], $2::integer[], $3::integer[], $4::text[], $5::text[])
+    select * from unnest($6::uuid[], $7::integer[], $8::integer[], $9::text[], $10::text[])
 ), ended as (
     update jobs j
     set status = v.status, response = v.response, usage = nullif(v.response -> 'usage', 'null'),
         error = nullif(v.response -> 'error', 'null'), ended_at = clock_timestamp(), lease_until = null,
         next_seq = v.next_seq, journal_attempt = v.journal_attempt
-    from jsonb_to_recordset($6) v(id uuid, status text, response jsonb, next_seq integer, journal_attempt integer)
+    from jsonb_to_recordset($11) v(id uuid, status text, response jsonb, next_seq integer, journal_attempt integer)
     where j.id = v.id and j.status in ('queued', 'in_progress')
-    returning j.id
-), said as (
-    insert into messages (id, conversation_id, job_id, user_id, turn, ordinal, role, content, parts, status)
-    select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position,
-           'assistant', v.content, v.parts, v.status
-    from jsonb_to_recordset($7) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
-                                  input_item_count integer, position integer, content text, parts jsonb, status text)
-), called as (
-    insert into tool_calls (id, conversation_id, job_id, user_id, turn, ordinal, call_id, server_label, tool_name,
-                            parameters, result, error, status, approval_request_id, duration_ms)
-    select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position, v.call_id,
-           v.server_label, v.tool_name, v.parameters, v.result, v.error, v.status, v.approval_request_id, v.duration_ms
-    from jsonb_to_recordset($8) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
-                                  input_item_count integer, position integer, call_id text, server_label text,
-                                  tool_name text, parameters text, result text, error jsonb, status text,
-                                  approval_request_id text, duration_ms integer)
-), other as (
-    insert into items (id, conversation_id, job_id, user_id, turn, ordinal, kind, item)
-    select v.id, v.conversation_id, v.job_id, v.user_id, v.turn, v.input_item_count + v.position, v.kind, v.item
-    from jsonb_to_recordset($9) v(id uuid, conversation_id uuid, job_id uuid, user_id text, turn integer,
-                                  input_item_count integer, position integer, kind text, item jsonb)
-), spent as (
-    {_ADD_USAGE.format(spending="$10")}
-), gone_on as (
+    returning j.id, j.conversation_id, j.user_id, j.turn, j.input_item_count
+), {_OUTPUT}, gone_on as (
     update conversations c
     set updated_at = clock_timestamp(),
         active_job_id = case
@@ -518,33 +591,63 @@ with stored as (
                     and j.id not in (select id from ended)
                   order by j.turn limit 1)
         end
-    from unnest($11::uuid[], $12::integer[]) v(id, over_turn)
+    from unnest($12::uuid[], $13::integer[]) v(id, over_turn)
     where c.id = v.id
     returning c.id, c.user_id, c.active_job_id, v.over_turn is not null as is_over
 )
-select gone_on.*, (select count(*) from ended) as ended_count,
-       exists (select from webhook_endpoints where disabled_at is null) as has_endpoints
+select gone_on.*, (select count(*) from ended) as ended_count, exists (select from told) as has_webhooks
 from gone_on
 """  # noqa: S608 - our own text
 
+# Nothing is locked before, so that what it sees may be older than what it locks. It takes what it locks as it is by
+# then, and takes no job behind which another may wait: such a one could have been accepted in between.
+_FINISH = f"""
+with wanted as materialized (
+    select * from unnest($6::uuid[], $7::uuid[], $8::integer[], $9::integer[], $10::integer[], $11::text[],
+                         $12::text[], $13::text[])
+             v(id, conversation_id, attempt, first_seq, next_seq, frames, status, response)
+), locked as materialized (
+    select c.id, c.active_job_id, c.last_turn from conversations c
+    where c.id in (select conversation_id from wanted where status is not null)
+    order by c.id for no key update
+), mine as materialized (
+    select j.id, j.user_id, j.attempt, v.first_seq, v.next_seq, v.frames, v.status, v.response::jsonb as response
+    from wanted v join jobs j on j.id = v.id and j.conversation_id = v.conversation_id
+    left join locked on locked.id = j.conversation_id
+    where j.journal_attempt = v.attempt and j.attempt >= v.attempt and j.next_seq = v.first_seq
+      and j.status in ('queued', 'in_progress')
+      and (v.status is null or (locked.active_job_id = j.id and locked.last_turn = j.turn))
+    order by j.id for no key update of j
+), moved as (
+    update jobs j set next_seq = mine.next_seq from mine where j.id = mine.id and mine.status is null
+), ended as (
+    update jobs j
+    set status = mine.status, response = mine.response, usage = nullif(mine.response -> 'usage', 'null'),
+        error = nullif(mine.response -> 'error', 'null'), ended_at = clock_timestamp(), lease_until = null,
+        next_seq = mine.next_seq
+    from mine where j.id = mine.id and mine.status is not null
+    returning j.id, j.conversation_id, j.user_id, j.turn, j.input_item_count
+), stored as (
+    insert into journal (job_id, first_seq, last_seq, user_id, frames)
+    select id, first_seq, next_seq - 1, user_id, frames from mine
+), {_OUTPUT}, gone_on as (
+    update conversations c set updated_at = clock_timestamp(), active_job_id = null
+    from ended where c.id = ended.conversation_id
+)
+select mine.id, mine.user_id, mine.attempt, exists (select from told) as has_webhooks from mine
+"""  # noqa: S608 - our own text
 
-def _spending(jobs: Iterable[Draft], titles: Iterable[TitleSuggested]) -> list[JsonObject]:
+
+def _spending(outcomes: Sequence[tuple[UUID, Outcome]], titles: Iterable[TitleSuggested]) -> list[JsonObject]:
     """What this batch adds to the sums of the users: an end is written once, and a title set once."""
-    of_jobs = [(job.user_id, job.outcome.spent) for job in jobs if job.outcome and job.outcome.spent]
     return [
-        *({"user_id": user_id, "response_count": 1, **to_builtins(spent)} for user_id, spent in of_jobs),
+        *(
+            {"job_id": job_id, "response_count": 1, **to_builtins(outcome.spent)}
+            for job_id, outcome in outcomes
+            if outcome.spent
+        ),
         *({"response_count": 0, **to_builtins(title)} for title in titles),
     ]
-
-
-def _of_job(job: Draft) -> dict[str, Any]:
-    return {
-        "job_id": job.job_id,
-        "conversation_id": job.conversation_id,
-        "user_id": job.user_id,
-        "turn": job.turn,
-        "input_item_count": job.input_item_count,
-    }
 
 
 def _ready(job: Draft) -> JobReady:
@@ -552,17 +655,16 @@ def _ready(job: Draft) -> JobReady:
 
 
 def _touched(job: Draft) -> Touched:
-    return Touched(conversation_id=job.conversation_id, user_id=job.user_id, what="conversation.response.ended")
+    return Touched(conversation_id=job.conversation_id, user_id=job.user_id, what=_ENDED)
 
 
-def _ended(job: Draft) -> Ended:
-    assert job.outcome is not None
+def _ended(job: Draft | JournalChunk, attempt: int, event_count: int, outcome: Outcome) -> Ended:
     return Ended(
         job_id=job.job_id,
         conversation_id=job.conversation_id,
-        status=job.status,
-        attempt=job.attempt,
-        event_count=job.next_seq,
-        message_count=len(job.outcome.messages),
-        tool_call_count=len(job.outcome.tool_calls),
+        status=outcome.status,
+        attempt=attempt,
+        event_count=event_count,
+        message_count=len(outcome.messages),
+        tool_call_count=len(outcome.tool_calls),
     )
