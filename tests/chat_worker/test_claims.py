@@ -11,9 +11,9 @@ from chat_worker.claims import Begun, Claims
 from chat_worker.leases import Leases
 from gateway.turns import Accepted
 from shared.contracts import JobReady
-from shared.ids import uuid7
+from shared.ids import Prefix, new_wire_id, uuid7
 from tests.chat_worker.conftest import Connected
-from tests.support.attempts import RUNNER_LIMITS, Bench
+from tests.support.attempts import RUNNER_LIMITS, Bench, said
 from tests.support.owner import value_as_owner
 from tests.support.waiting import wait_until
 
@@ -70,6 +70,43 @@ async def test_each_gets_the_history_of_its_own_conversation(bench: Bench, claim
 
     told = [[row["text"] for row in one.history] for one in begun if one is not None]
     assert told == [[f"I am {user_id}", f"Hello {user_id}", "Who am I?"] for user_id in USERS]
+
+
+@pytest.mark.parametrize("note", ["none", "kept", "deleted"])
+async def test_a_first_turn_is_told_the_same_as_one_whose_past_is_looked_for(
+    bench: Bench, claims: Claims, note: str
+) -> None:
+    thought = {"type": "reasoning", "id": new_wire_id(Prefix.REASONING), "summary": []}
+    call = {"type": "function_call", "call_id": "call_1", "name": "fly", "arguments": "{}", "status": "completed"}
+    output = {"type": "function_call_output", "call_id": "call_1", "output": "up"}
+    job = await bench.accept(said("go"), thought, call, output, said("and?"))
+    if note != "none":
+        await bench.turns.change(
+            """
+            insert into messages (id, conversation_id, user_id, turn, ordinal, role, content, parts, status, deleted_at)
+            values ($1, $2, $3, 0, 0, 'user', 'a note', '[]', 'completed', case when $4 then now() end)
+            """,
+            uuid7(),
+            job.conversation_id,
+            job.user_id,
+            note == "deleted",
+        )
+
+    begun = await claims.claim(ready(job), uuid7().hex)
+    async with bench.database.transaction(job.user_id) as db:
+        looked_for = await db.fetch(
+            "select * from history_of($1, $2, $3, $4, $5, true)",
+            job.job_id,
+            job.user_id,
+            *RUNNER_LIMITS.history.of_chain,
+        )
+
+    assert begun is not None
+    assert [[row[name] for name in looked_for[0].keys()] for row in begun.history] == [  # noqa: SIM118 - a record
+        list(row.values()) for row in looked_for
+    ]
+    assert [row["kind"] for row in begun.history] == ["message", "function_call", "function_call_output", "message"]
+    assert {row["has_loose"] for row in begun.history} == {note == "kept"}
 
 
 async def test_who_may_not_have_a_job_does_not_get_it_among_others_who_may(bench: Bench, claims: Claims) -> None:
