@@ -148,7 +148,8 @@ def _report(
     yield ""
     yield from (f"![{name}]({name}.svg)" for name in pictures)
     yield ""
-    for title, table in _tables(medians, systems):
+    rounds_alone = [Medians.over(one for one in measurements if one["round"] == number + 1) for number in range(runs)]
+    for title, table in _tables(medians, systems, rounds_alone):
         if table:
             yield from (f"## {title}\n", *table, "")
     if failures := [one for one in measurements if "not_measured" in one]:
@@ -183,8 +184,8 @@ def _machine(around: Mapping[str, Any]) -> str:
     )
 
 
-def _tables(medians: Medians, systems: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    yield "Bars", _bars(medians)
+def _tables(medians: Medians, systems: Sequence[str], rounds: Sequence[Medians]) -> Iterator[tuple[str, list[str]]]:
+    yield "Bars", _bars(medians, rounds)
     yield "Added time to the first token, p50 / p95 (ms)", _added_table(medians, systems)
     yield "Between two tokens, p50 / p95 / p99 (ms), and a whole turn", _gaps_table(medians, systems)
     yield "Saturated: 32 clients, a model without latency", _saturation_table(medians, systems)
@@ -373,12 +374,19 @@ def _generator_table(medians: Medians, systems: Sequence[str]) -> list[str]:
 # --- Bars: what is aimed at, as ratios within one run
 
 
-def _bars(medians: Medians) -> list[str]:
+def _bars(medians: Medians, rounds: Sequence[Medians]) -> list[str]:
+    """A ratio is that of two medians; what it was in each round by itself says how firm that is."""
     rows = [
-        [what, aim, _number(value, 2), "-" if value is None else "yes" if is_reached else "no"]
-        for what, aim, value, is_reached in _judged(medians)
+        [what, aim, _number(value, 2), _spread(alone), "-" if value is None else "yes" if is_reached else "no"]
+        for (what, aim, value, is_reached), *alone in zip(_judged(medians), *map(_judged, rounds), strict=True)
     ]
-    return _table(["what", "aim", "measured", "reached"], rows)
+    return _table(["what", "aim", "measured", "in each round", "reached"], rows)
+
+
+def _spread(alone: Iterable[tuple[str, str, float | None, bool]]) -> str:
+    """The least and the greatest."""
+    values = [value for _, _, value, _ in alone if value is not None]
+    return f"{_number(min(values), 2)} to {_number(max(values), 2)}" if len(values) > 1 else "-"
 
 
 def _judged(medians: Medians) -> Iterator[tuple[str, str, float | None, bool]]:

@@ -41,7 +41,21 @@ def test_a_bar_is_reached_or_not(tmp_path: Path, ours: float, reached: str) -> N
     report.write(tmp_path, measurements, _AROUND)
 
     [line] = [line for line in (tmp_path / "report.md").read_text().splitlines() if "of the floor's | ≥ 0.6" in line]
-    assert line.endswith(f"| {ours / 100:.2f} | {reached} |")
+    assert line.endswith(f"| {ours / 100:.2f} | - | {reached} |")
+
+
+def test_how_far_the_rounds_are_apart_is_told_beside_the_median(tmp_path: Path) -> None:
+    speeds = {"floor": (100.0, 50.0, 200.0), "parley": (70.0, 25.0, 160.0)}
+    measurements = [
+        _measurement(name, "saturation", number, turns_per_second=speed)
+        for name, of_rounds in speeds.items()
+        for number, speed in enumerate(of_rounds, start=1)
+    ]
+
+    report.write(tmp_path, measurements, _AROUND)
+
+    [line] = [line for line in (tmp_path / "report.md").read_text().splitlines() if "of the floor's | ≥ 0.6" in line]
+    assert line.endswith("| 0.70 | 0.50 to 0.80 | yes |")
 
 
 def test_what_failed_is_told_beside_the_times(tmp_path: Path) -> None:

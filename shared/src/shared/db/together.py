@@ -108,7 +108,7 @@ class Together(Generic[_Asked, _Told]):
             all_told = await self._carry_out([waiting.asked for waiting in together])
         except Exception as error:  # noqa: BLE001 - goes to who asked
             if len(together) > 1 and is_undone(error):
-                await asyncio.gather(*(self._tell([waiting]) for waiting in together))
+                await asyncio.gather(*(self._tell([waiting]) for waiting in together if not waiting.told.done()))
                 return
             for waiting in together:
                 if not waiting.told.done():
