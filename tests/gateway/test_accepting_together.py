@@ -170,6 +170,27 @@ async def test_two_gateways_that_speak_to_the_same_conversations_at_once_lose_no
     assert await turns.change(counted) == [3]
 
 
+async def test_the_same_requests_sent_again_to_another_gateway_at_once_are_accepted_once(
+    turns: Turns,
+) -> None:
+    """Blind retries, in another order, each in a conversation of its own until its first one is found."""
+    patient = replace(LIMITS, retry_window_seconds=60.0)
+    gateways = [Acceptance(turns.gateway, patient) for _ in range(2)]
+    bodies = [bytes([number]) * 32 for number in range(30)]
+
+    def asked(body: bytes) -> Turn:
+        return said("tom", submission=Submission(body_hash=body, is_retry=True))
+
+    one, other = await asyncio.gather(
+        together(gateways[0], *map(asked, bodies)), together(gateways[1], *map(asked, reversed(bodies)))
+    )
+
+    for mine, theirs in zip(one, reversed(other), strict=True):
+        assert mine.job_id == theirs.job_id
+        assert sorted((mine.is_repeat, theirs.is_repeat)) == [False, True]
+    assert await turns.change("select count(*) from jobs where user_id = 'tom'") == len(bodies)
+
+
 async def test_where_nobody_knows_what_was_stored_each_is_told_and_none_is_asked_for_again(
     acceptance: Acceptance, turns: Turns
 ) -> None:

@@ -178,7 +178,12 @@ class Acceptance:
 
 def _fits(together: Sequence[JsonObject], turn: JsonObject) -> bool:
     """One that interrupts locks jobs, which has to be done in an order that several of them do not have."""
-    return not together or MultitaskStrategy.INTERRUPT not in {each["multitask_strategy"] for each in (*together, turn)}
+    # The first one stands for all: behind one that interrupts there is none.
+    return not together or not (_interrupts(together[0]) or _interrupts(turn))
+
+
+def _interrupts(turn: JsonObject) -> bool:
+    return bool(turn["multitask_strategy"] == MultitaskStrategy.INTERRUPT)
 
 
 async def find_repeated(

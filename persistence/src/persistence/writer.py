@@ -52,10 +52,14 @@ _AboutOneJob = JournalChunk | ResumeRequest | JobReleased | CancelRequested | _F
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A message to write back, and the queue that waits for its answer."""
+    """A message to write back, and the queue that waits for its answer.
+
+    `needs_a_look`: the short way did not take it, so it is no use to try that again.
+    """
 
     message: ToPersistence | _FromUs
     reply_to: str | None = None
+    needs_a_look: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,7 @@ def _plain_of(batch: Sequence[Incoming]) -> Sequence[_Plain]:
     """The chunks of `batch`, one for each job, if it holds nothing else and each is sound; or none."""
     by_job: dict[UUID, _Plain] = {}
     for incoming in batch:
-        if not isinstance(incoming.message, JournalChunks):
+        if incoming.needs_a_look or not isinstance(incoming.message, JournalChunks):
             return ()
         for chunk in incoming.message.chunks:
             before = by_job.get(chunk.job_id)
@@ -235,7 +239,7 @@ def _written_of(plain: Sequence[_Plain], job_ids: Container[UUID]) -> tuple[Writ
     left = [each.chunk for each in plain if each.chunk.job_id not in job_ids]
     live = [LiveEvents(job_id=chunk.job_id, first_seq=chunk.first_seq, events=chunk.events) for chunk in stored]
     written = Written(live=live, places=Counter({Place.NEXT.value: len(stored)}))
-    return written, [Incoming(JournalChunks(chunks=left))] if left else []
+    return written, [Incoming(JournalChunks(chunks=left), needs_a_look=True)] if left else []
 
 
 def _by_job(batch: Iterable[Incoming]) -> Iterable[tuple[_AboutOneJob, str | None]]:

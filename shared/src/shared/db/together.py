@@ -86,12 +86,14 @@ class Together(Generic[_Asked, _Told]):
     def _take(self) -> list[_Waiting[_Asked, _Told]]:
         """Those that go together now; the others go on waiting."""
         together: list[_Waiting[_Asked, _Told]] = []
+        asked: list[_Asked] = []
         later = []
         for waiting in self._waiting:
             if waiting.told.done():
                 continue  # who asked is gone
-            if len(together) < _TOGETHER_MAX and self._fits([other.asked for other in together], waiting.asked):
+            if len(together) < _TOGETHER_MAX and self._fits(asked, waiting.asked):
                 together.append(waiting)
+                asked.append(waiting.asked)
             else:
                 later.append(waiting)
         self._waiting = later
