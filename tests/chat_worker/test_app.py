@@ -78,19 +78,24 @@ async def test_a_worker_that_stops_hands_its_running_jobs_back(
     settings: ChatWorkerSettings, publisher: Publisher, bench: Bench
 ) -> None:
     jobs = [await bench.job() for _ in range(3)]
+
+    async def is_something_said() -> bool:
+        return await publisher.queue_length(journal_queue(0)) > 0
+
+    async def are_back() -> bool:
+        return await publisher.queue_length(JOBS) == len(jobs)
+
     async with serving(settings):
         for job in jobs:
             await publisher.send(JOBS, bench.ready(job))
         for job in jobs:
             await wait_until(lambda job=job: bench.in_database(_RUNS, job), what="the job runs")  # type: ignore[misc]
+        await wait_until(is_something_said, what="a job has said something")
         assert await publisher.queue_length(JOBS) == 0
-
-    async def are_back() -> bool:
-        return await publisher.queue_length(JOBS) == len(jobs)
 
     await wait_until(are_back, what="the deliveries are back")
     assert await publisher.queue_length(DEAD) == 0
-    assert await publisher.queue_length(journal_queue(0)) > 0  # what they said before is kept
+    assert await is_something_said()  # what they said before is kept
 
 
 async def test_a_message_that_is_no_job_becomes_a_dead_letter(
