@@ -78,6 +78,31 @@ async def test_what_cannot_be_taken_is_said_before_it_is_uploaded(device: Browse
     await expect(page.get_by_role("button", name="Send", exact=True)).to_be_disabled()
 
 
+async def test_what_comes_before_it_is_known_what_is_taken_waits_for_that_and_so_does_its_message(
+    device: BrowserContext,
+) -> None:
+    known = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await known.wait()
+        await route.continue_()
+
+    await device.route("**/v1/models", hold)
+    page = await come_in(device, new_user())
+    await expect(page.get_by_role("button", name="Attach files")).to_have_count(0)
+    await page.evaluate(_DROP, [["film.bin", "\0\1\2", 1], ["dropped.txt", "one", 1]])
+    await page.evaluate(_PASTE, ["pasted.txt", "two"])
+    await box_of(page).fill("[[demo: echo]] read them")
+    await box_of(page).press("Enter")
+    known.set()
+
+    await expect(page.get_by_role("alert").filter(has_text="Not an image, PDF or text.")).to_be_visible()
+    await page.get_by_role("button", name="Remove film.bin").click()
+    await at_rest(page)
+    await expect(answer_of(page)).to_contain_text("File dropped.txt")
+    await expect(answer_of(page)).to_contain_text("File pasted.txt")
+
+
 async def test_an_upload_shows_how_far_it_is_and_can_be_given_up(
     device: BrowserContext, complaints: Complaints
 ) -> None:

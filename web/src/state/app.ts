@@ -21,6 +21,7 @@ const HIDDEN_MS = 15_000; // then a tab gives its streams back: a browser has si
 const RECONNECTING_MS = 2_000; // a loss shorter than this is not worth a word
 const NOTICE_MS = 8_000;
 const TOUCH_MS = 60; // touches of one conversation come in bursts
+const TAKES_NOTHING: Taken = { inputs: new Set(), fileBytesMax: 0 };
 const AGAIN_MS = 3_000;
 const FEED_MS = 1_500; // for so long the first reading waits for the feed, which would ask for a second one
 const ADDRESS = /^#\/(conv_[0-9a-f]+)(?:\/(msg_[0-9a-f]+)(?:\/(resp_[0-9a-f]+))?)?$/;
@@ -61,6 +62,7 @@ export class App {
   private isShown = true;
   private entering: ReturnType<typeof setTimeout> | undefined;
   private firstReading: ReturnType<typeof setTimeout> | undefined;
+  private readonly early: [conversationId: string | null, files: readonly File[]][] = [];
   /** A shared conversation that is to be copied as soon as somebody is signed in. */
   private tokenToCopy: string | null = null;
 
@@ -131,15 +133,17 @@ export class App {
     if (text !== "" || attachments.length > 0) this.parts.thread.send(text, attachments, this.agentId);
   }
 
+  /** Before it is known what is taken, they wait for that. */
   attach(files: readonly File[]): void {
-    const { thread } = this.store.get();
-    void this.parts.uploads.add(thread.conversationId, files, this.taken);
+    const { agents, thread } = this.store.get();
+    if (agents.length === 0) this.early.push([thread.conversationId, files]);
+    else void this.parts.uploads.add(thread.conversationId, files, this.taken);
   }
 
   /** What the chosen assistant takes beside text. */
   get taken(): Taken {
     const { agents, agentId } = this.store.get();
-    return agents.find((each) => each.id === agentId) ?? { inputs: new Set(), fileBytesMax: 0 };
+    return agents.find((each) => each.id === agentId) ?? TAKES_NOTHING;
   }
 
   sendInstead(turnId: string, text: string): void {
@@ -288,8 +292,10 @@ export class App {
     const agents = await this.api.agents().catch(() => null);
     if (!agents) return void setTimeout(() => void this.loadAgents(), AGAIN_MS);
     const { agentId } = this.store.get();
-    const isKnown = agents.some((agent) => agent.id === agentId);
-    this.store.set({ agents, agentId: isKnown ? agentId : (agents[0]?.id ?? null) });
+    const chosen = agents.find((agent) => agent.id === agentId) ?? agents[0];
+    // Shown as on their way before a message that waits for the assistant can leave without them.
+    for (let next = this.early.shift(); next; next = this.early.shift()) await this.parts.uploads.add(...next, chosen ?? TAKES_NOTHING);
+    this.store.set({ agents, agentId: chosen?.id ?? null });
   }
 
   private openAddress(): void {

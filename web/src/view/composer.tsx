@@ -1,6 +1,6 @@
 /** The box for the next message. What is typed stays in it: only what is sent touches the rest of the page. */
 
-import { type ReactNode, useEffect, useRef, useState } from "react";
+import { type ReactNode, useEffect, useLayoutEffect, useRef, useState } from "react";
 
 import { isOpen, runningTurn } from "../protocol/transcript";
 import { isRepeatable } from "../state/thread";
@@ -44,7 +44,8 @@ export function Composer({ putBack }: { readonly putBack: { readonly text: strin
   const hasFiles = own.some((upload) => upload.status === "done");
   const hasSomething = text.trim() !== "" || hasFiles;
   const canAttach = useShown(() => app.taken.inputs.has("image") || app.taken.inputs.has("file"));
-  const isDropped = useDrop(canAttach, (files) => app.attach(files));
+  const mayAttach = useShown((state) => state.agents.length === 0) || canAttach;
+  const isDropped = useDrop(mayAttach, (files) => app.attach(files));
 
   const isReady = hasAgent && phase === "ready" && !isUploading;
   const isWanted = useRef(false);
@@ -103,7 +104,7 @@ export function Composer({ putBack }: { readonly putBack: { readonly text: strin
           onPaste={(event) => {
             const { files, types } = event.clipboardData;
             // What is copied from a document is both: its text is meant.
-            if (!canAttach || files.length === 0 || types.includes("text/plain")) return;
+            if (!mayAttach || files.length === 0 || types.includes("text/plain")) return;
             event.preventDefault();
             app.attach([...files]);
           }}
@@ -143,18 +144,21 @@ function AttachButton(): ReactNode {
   );
 }
 
-/** Takes files that are dropped anywhere on the page. Whether some are being held over it. */
+/**
+ * Takes files that are dropped anywhere on the page, from the moment when it is shown. Whether some are being held over
+ * it. Those that are not taken are refused: the browser would leave the page to show them.
+ */
 function useDrop(isTaken: boolean, onFiles: (files: readonly File[]) => void): boolean {
   const [isHeld, setHeld] = useState(false);
   const latest = useRef(onFiles);
   latest.current = onFiles;
-  useEffect(() => {
-    if (!isTaken) return;
+  useLayoutEffect(() => {
     const onDrag = (event: DragEvent): void => {
       if (!event.dataTransfer?.types.includes("Files")) return;
       event.preventDefault();
-      setHeld(event.type === "dragover");
-      if (event.type === "drop") latest.current([...event.dataTransfer.files]);
+      if (!isTaken) event.dataTransfer.dropEffect = "none";
+      setHeld(isTaken && event.type === "dragover");
+      if (isTaken && event.type === "drop") latest.current([...event.dataTransfer.files]);
     };
     const onLeave = (event: DragEvent): void => {
       if (event.relatedTarget === null) setHeld(false);
