@@ -60,6 +60,7 @@ async def test_every_number_that_ops_prints_of_the_whole_system_is_a_metric(
         assert metrics[f'parley_queue_consumers{{queue="{queue["name"]}"}}'] == queue["consumer_count"]
     assert metrics["parley_purges_open"] == len(printed["purges"]) == 1
     assert metrics["parley_oldest_purge_age_seconds"] >= 60
+    assert metrics["parley_unindexed_messages"] == len(await services.rows("select from unindexed_messages")) > 0
     for tool in printed["tools"]:
         assert metrics[f'parley_tools_not_accepted{{server="{tool["server"]}"}}'] == 1
         assert metrics[f'parley_tool_changes_total{{server="{tool["server"]}"}}'] == tool["change_count"]

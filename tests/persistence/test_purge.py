@@ -11,7 +11,7 @@ from shared.db.purges import Purge, find_purge, request_purge
 from tests.persistence.support import Services
 from tests.support.accounts import fill_account, row_counts, user_tables
 
-_CASCADING = {"message_words"}  # with the message that they are of
+_CASCADING = {"message_words", "unindexed_messages"}  # with the message that they are of
 _OF_JOBS = {"dead_letters"}  # which name no user
 
 

@@ -62,7 +62,7 @@ RIGHTS: Mapping[str, Mapping[str, May]] = {
             "cancel_requested_at dispatched_at answered_at deleted_at",
         ),
         "journal": May(ALL, "job_id first_seq last_seq user_id frames"),
-        "message_words": May("message_id conversation_id user_id", ALL),
+        "message_words": May("message_id conversation_id user_id"),
         "messages": May(ALL, f"{_SPOKEN} role content parts status metadata", "deleted_at"),
         "purges": May(ALL, "id user_id user_digest requested_by"),
         "shares": May(
@@ -76,6 +76,7 @@ RIGHTS: Mapping[str, Mapping[str, May]] = {
         ),
         "tasks": May(ALL, _TASK_INSERT, _TASK_UPDATE, delete=True),
         "tool_calls": May(ALL, "", "deleted_at"),
+        "unindexed_messages": May(ALL, ALL),
         "usage_by_day": May(ALL),
         "webhook_deliveries": May(
             "event_id endpoint_id user_id job_id type attempts next_attempt_at delivered_at last_status last_error "
@@ -126,7 +127,7 @@ RIGHTS: Mapping[str, Mapping[str, May]] = {
             delete=True,
         ),
         "journal": May(ALL, ALL, delete=True),
-        "message_words": May("", ALL),
+        "message_words": May("message_id", ALL),
         "messages": May(ALL, f"{_SPOKEN} role content parts status", delete=True),
         "purges": May(ALL, "id user_id user_digest requested_by", "user_id deleted finished_at", delete=True),
         "shares": May("id conversation_id user_id", delete=True),
@@ -143,6 +144,7 @@ RIGHTS: Mapping[str, Mapping[str, May]] = {
             delete=True,
         ),
         "tool_pins": May(ALL, "", "accepted_digest accepted_at", delete=True),
+        "unindexed_messages": May(ALL, ALL, delete=True),
         "usage_by_day": May(ALL, ALL, "response_count input_tokens output_tokens purged_at", delete=True),
         "webhook_deliveries": May(
             ALL,
@@ -167,8 +169,8 @@ RIGHTS: Mapping[str, Mapping[str, May]] = {
 
 FUNCTIONS: Mapping[str, set[str]] = {
     "parley_gateway": {
-        "accept_turn", "accept_turns", "note_usage", "begin_search", "search_query", "user_word", "words_of",
-        "note_event", "wire_id", "purge_digest", "read_share",
+        "accept_turn", "accept_turns", "note_usage", "begin_search", "found_messages", "search_query", "user_word",
+        "words_of", "note_event", "wire_id", "purge_digest", "read_share",
     },
     "parley_worker": {"begin_attempts", "claim_job", "history_of", "see_tools"},
     "parley_persistence": {"user_word", "words_of", "note_event", "wire_id", "purge_digest", "forget_audit_log"},

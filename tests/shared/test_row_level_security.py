@@ -27,8 +27,8 @@ BY_CREATOR = "(created_by = NULLIF(current_setting('app.user_id'::text, true), '
 # The policies beside `tenant`: of which role, for which command, which rows it may see and which it may write.
 WRITTEN_BACK = {
     "conversation_events", "conversations", "dead_letters", "feedback", "items", "jobs", "journal", "message_words",
-    "messages", "purges", "shares", "steps", "summaries", "tool_calls", "usage_by_day", "webhook_deliveries",
-    "webhook_endpoints",
+    "messages", "purges", "shares", "steps", "summaries", "tool_calls", "unindexed_messages", "usage_by_day",
+    "webhook_deliveries", "webhook_endpoints",
 }  # fmt: skip
 FURTHER_POLICIES: dict[tuple[str, str], tuple[str, str, str | None, str | None]] = {
     **{(table, "write_back"): ("parley_persistence", "ALL", "true", "true") for table in WRITTEN_BACK},

@@ -117,6 +117,18 @@ def _statements(account: Account) -> list[tuple[object, ...]]:
         ),
         (
             """
+            with indexed as (
+                insert into message_words (message_id, conversation_id, user_id, words)
+                select id, conversation_id, user_id, words_of(user_id, content) from messages
+                where user_id = $1 and conversation_id = $2
+                returning message_id
+            )
+            delete from unindexed_messages where message_id in (select message_id from indexed)
+            """,
+            *(user_id, conversation_id),
+        ),
+        (
+            """
             insert into tool_calls (id, conversation_id, job_id, user_id, turn, ordinal, call_id, server_label,
                                     tool_name, parameters, result, status)
             values ($1, $2, $3, $4, 1, 1, 'mcp_1', 'tasks', 'add_task', $5, $6, 'completed')

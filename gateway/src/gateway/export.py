@@ -171,7 +171,7 @@ _OF_USER = (
 EXPORTED = frozenset(part.table for part in (_CONVERSATIONS, *_IN_CONVERSATIONS, _FILES, *_OF_USER))
 # What nobody could want: the words of messages as an index, and what workers and tools keep for a while to repeat
 # nothing, which is in the responses as well.
-LEFT_OUT = frozenset({"message_words", "steps", "idempotency_keys"})
+LEFT_OUT = frozenset({"message_words", "unindexed_messages", "steps", "idempotency_keys"})
 
 
 async def export(database: Database, user_id: str) -> AsyncGenerator[bytes, None]:

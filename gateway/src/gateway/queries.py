@@ -243,8 +243,8 @@ def _conversations_after(
         conditions.append(
             f"""
             (title_words @@ ${len(arguments) + 1}::text::tsquery
-             or id in (select w.conversation_id from message_words w
-                       join messages m on m.id = w.message_id and m.deleted_at is null where w.user_id = $1))
+             or id in (select w.conversation_id from found_messages($1) w
+                       join messages m on m.id = w.message_id and m.deleted_at is null))
             """  # noqa: S608 - constants
         )
         arguments.append(query)
@@ -265,8 +265,8 @@ async def _found_in(db: Any, user_id: str, conversations: Iterable[Row], query: 
         select conversation_id, id, job_id,
                ts_headline('simple', translate(left(content, 10000), $5, ''), $3::text::tsquery, $4) as snippet
         from (select distinct on (m.conversation_id) m.conversation_id, m.id, m.job_id, m.content
-              from message_words w join messages m on m.id = w.message_id and m.deleted_at is null
-              where w.user_id = $1 and w.conversation_id = any($2)
+              from found_messages($1) w join messages m on m.id = w.message_id and m.deleted_at is null
+              where w.conversation_id = any($2)
               order by m.conversation_id, m.turn desc, m.ordinal desc) found
         """,
         user_id,

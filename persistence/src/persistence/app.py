@@ -20,6 +20,7 @@ from persistence.maintenance import Limits, Maintenance
 from persistence.metrics import Metrics
 from persistence.purge import Purges
 from persistence.retention import Ages, Retention
+from persistence.search_index import SearchIndex
 from persistence.settings import PersistenceSettings
 from shared.db import Database
 from shared.egress import EgressPolicy, guarded_client
@@ -105,6 +106,11 @@ async def run_service(settings: PersistenceSettings) -> AsyncIterator[Service]:
         retention = Retention(database, _ages(settings), round_seconds=settings.retention_round_seconds)
         retention.start()
         stack.push_async_callback(retention.stop)
+        search_index = SearchIndex(
+            database, round_seconds=settings.index_round_seconds, messages_max=settings.index_messages_max
+        )
+        search_index.start()
+        stack.push_async_callback(search_index.stop)
         purges = Purges(
             database, round_seconds=settings.purge_round_seconds, settle_seconds=settings.purge_settle_seconds
         )

@@ -39,3 +39,4 @@ ANNOUNCEMENTS_DROPPED = Counter(
     "parley_persistence_announcements_dropped", "Batches of live events that found no room."
 )
 WEBHOOK_ATTEMPTS = Counter("parley_persistence_webhook_attempts", "Attempts to deliver a webhook.", ["outcome"])
+MESSAGES_INDEXED = Counter("parley_persistence_messages_indexed", "Messages whose words got into the search's index.")

@@ -44,6 +44,7 @@ class Metrics:
             async with asyncio.timeout(_ASK_SECONDS_MAX), self._database.transaction(None) as connection:
                 jobs = await overview.open_jobs(connection)
                 dead_letters = await overview.dead_letters(connection)
+                unindexed_count = await overview.unindexed_messages(connection)
                 purges = await overview.purges(connection)
                 webhooks = await overview.webhooks(connection)
                 tool_changes = await tool_pins.changes(connection)
@@ -52,6 +53,7 @@ class Metrics:
         return [
             *_of_jobs(jobs),
             *_of_dead_letters(dead_letters),
+            _of_search(unindexed_count),
             *_of_purges(purges),
             *_of_webhooks(webhooks),
             *_of_tools(tool_changes),
@@ -90,6 +92,12 @@ def _of_dead_letters(dead_letters: list[DeadLetters]) -> Iterator[Metric]:
         counts.add_metric(cause, letters.count)
         ages.add_metric(cause, letters.latest_seconds)
     yield from (total, counts, ages)
+
+
+def _of_search(unindexed_count: int) -> Metric:
+    family = GaugeMetricFamily("parley_unindexed_messages", "Messages that the search's index does not have yet.")
+    family.add_metric([], unindexed_count)
+    return family
 
 
 def _of_purges(purges: OpenPurges) -> Iterator[Metric]:

@@ -64,6 +64,12 @@ async def open_jobs(connection: asyncpg.Connection) -> list[OpenJobs]:
     return [found.get(state) or OpenJobs(state, 0, 0.0) for state in OpenState]
 
 
+async def unindexed_messages(connection: asyncpg.Connection) -> int:
+    """How many messages the search's index does not have yet."""
+    count: int = await connection.fetchval("select count(*) from unindexed_messages")
+    return count
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
     """Those on record of one queue, reason and kind of message; the age is that of the latest."""

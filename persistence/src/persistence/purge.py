@@ -47,7 +47,8 @@ class Rows:
     count_max: int = _ROWS_MAX
 
 
-# What lies under conversations, nothing before what refers to it. (`message_words` and `summaries`' last ones cascade.)
+# What lies under conversations, nothing before what refers to it. (`message_words`, `unindexed_messages` and the last
+# `summaries` cascade.)
 _UNDER_CONVERSATIONS = (
     Rows("dead_letters", "id", _BY_JOB),
     Rows("journal", "job_id, first_seq", _BY_JOB),

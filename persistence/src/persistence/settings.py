@@ -60,6 +60,11 @@ class PersistenceSettings(BrokerSettings, EgressSettings):
     # The database itself keeps entries of the last thirty days.
     audit_log_kept_seconds: Annotated[float, Field(ge=30 * 86_400.0)] = 365 * 86_400.0
 
+    # Words of messages get into the search's index behind their storing: so often, and so many messages at a time.
+    # Until then a search looks at them one by one.
+    index_round_seconds: Seconds = 0.5
+    index_messages_max: Annotated[int, Field(ge=1)] = 50
+
     purge_round_seconds: Seconds = 2.0  # between two looks for users to purge
     # What is under way when a purge begins has so long to end: jobs that run, tool calls. It finishes afterwards.
     purge_settle_seconds: Annotated[float, Field(ge=0)] = 30.0
