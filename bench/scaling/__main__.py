@@ -79,7 +79,7 @@ def written(page: str, found: Mapping[str, str]) -> str:
 
 
 def _costs(findings: Findings) -> Iterator[str]:
-    yield "| part | a turn | each burst of text | each write-back | each waking |"
+    yield "| part | a turn | each burst of text | each transaction | each waking |"
     yield "|---|---|---|---|---|"
     for part in PARTS:
         cost = findings.fit.costs[part]
@@ -153,7 +153,7 @@ def _sizes(findings: Findings) -> Iterator[str]:
     if streaming.shape.bursts != BURSTS:
         raise ValueError(f"the arithmetic is for answers of {BURSTS} bursts: ./dev bench --burst 5")
     cpu_ms = {part: findings.fit.cpu_ms(part, streaming) for part in PARTS}
-    found = [need(size, cpu_ms, streaming.batches, streaming.wal_bytes) for size in _SIZES]
+    found = [need(size, cpu_ms, streaming.commits, streaming.wal_bytes) for size in _SIZES]
 
     def row(name: str, *values: str) -> str:
         return f"| {name} | " + " | ".join(values) + " |"

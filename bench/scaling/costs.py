@@ -10,7 +10,6 @@ from typing import Any
 # The parts of the system that use CPU, by the names that the benches give them.
 PARTS = ("gateway", "chat-worker", "persistence", "postgres", "rabbitmq")
 WRITING_BACK = frozenset({"persistence", "postgres", "rabbitmq"})
-COMMITS_BEFORE = 2  # of a turn, before anything is written back: it is accepted, and claimed
 
 # As bench/scenarios.py has them.
 _STREAMS = {"stream-200": 200, "stream-1000": 1_000}
@@ -55,18 +54,14 @@ class Measured:
     seconds: float = _CLOSED_SECONDS
     warm_up_seconds: float = 1.0
 
-    @property
-    def batches(self) -> float:
-        """Transactions that write back, as a part of one each: several turns share one."""
-        return max(0.0, self.commits - COMMITS_BEFORE)
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU milliseconds: of a turn, of each burst of its text, of each transaction that writes bursts back, of a waking.
+    """CPU milliseconds: of a turn, of each burst of its text, of each transaction, of a waking.
 
-    A transaction costs those who write it. What it comes to for gateways and workers is told by how often they had
-    nothing to do and were woken: the busier they are, the less often.
+    A transaction that writes bursts back costs those who write it, and any costs Postgres. What it comes to for
+    gateways and workers is told by how often they had nothing to do and were woken: the busier they are, the less
+    often.
     """
 
     turn_ms: float
@@ -74,8 +69,8 @@ class Cost:
     commit_ms: float = 0.0
     waking_ms: float = 0.0
 
-    def of(self, bursts: float, batches: float, wakings: float) -> float:
-        return self.turn_ms + self.burst_ms * bursts + self.commit_ms * batches + self.waking_ms * wakings
+    def of(self, bursts: float, commits: float, wakings: float) -> float:
+        return self.turn_ms + self.burst_ms * bursts + self.commit_ms * commits + self.waking_ms * wakings
 
 
 def read(path: Path, system: str = "parley") -> dict[str, Measured]:

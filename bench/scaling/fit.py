@@ -1,7 +1,8 @@
 """The costs that explain what was measured, and the simulation that goes with them.
 
-What a part used in a scenario is known, and how many bursts and write-backs a turn had. How often the part had to be
-woken is not: the simulation tells it, which wants the costs. So both are found in turns, from a guess on.
+What a part used in a scenario is known, and how many bursts and commits a turn had. How many of the commits were
+write-backs is not, nor how often the part had to be woken: the simulation tells both, which wants the costs. So all
+are found in turns, from a guess on.
 """
 
 import itertools
@@ -31,24 +32,41 @@ class Fitted:
         return simulation.run(one.seconds, one.warm_up_seconds)
 
     def cpu_ms(self, part: str, one: Measured) -> float:
-        """Of a turn of a scenario that it is fitted to, with the write-backs that were measured."""
-        return self.costs[part].of(one.shape.bursts, one.batches, self.told[one.scenario].wakings[part])
+        """Of a turn of a scenario that it is fitted to, with the commits that were measured."""
+        return self.costs[part].of(one.shape.bursts, *_counts(part, one, self.told[one.scenario]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Guess:
+    """What the simulation will tell."""
+
+    commits_per_turn: float
+    write_backs_per_turn: float
+    wakings: Mapping[str, float]
 
 
 def fitted(measured: Mapping[str, Measured], cores: int) -> Fitted:
     """The costs that come nearest to all scenarios; none is negative. Raises ValueError where these are too few."""
     if not measured.keys() >= _NEEDED or measured.keys() == _NEEDED:
         raise ValueError(f"{', '.join(sorted(measured)) or 'nothing'}: too few scenarios to tell costs")
-    wakings = {name: dict.fromkeys(PARTS, _guess(one)) for name, one in measured.items()}
+    told: Mapping[str, Outcome | _Guess] = {name: _guess(one) for name, one in measured.items()}
     for _ in range(_ROUNDS):
-        found = _simulated(measured, {part: _cost(part, measured, wakings) for part in PARTS}, cores)
-        wakings = {name: dict(told.wakings) for name, told in found.told.items()}
+        found = _simulated(measured, {part: _cost(part, measured, told) for part in PARTS}, cores)
+        told = found.told
     return found
 
 
-def _guess(one: Measured) -> float:
-    """Once for each way from part to part, where nobody else makes it busy."""
-    return 1.0 if one.scenario == "saturation" else 3.0 + one.batches
+def _guess(one: Measured) -> _Guess:
+    """Woken once for each way from part to part, and accepted and claimed alone, where nobody else makes it busy."""
+    if one.scenario == "saturation":
+        return _Guess(one.commits, one.commits / 3, dict.fromkeys(PARTS, 1.0))
+    return _Guess(one.commits, max(1.0, one.commits - 2.0), dict.fromkeys(PARTS, 1.0 + one.commits))
+
+
+def _counts(part: str, one: Measured, told: Outcome | _Guess) -> tuple[float, float]:
+    """The commits of a turn that cost `part` something, and its wakings."""
+    share = 1.0 if part == "postgres" else told.write_backs_per_turn / told.commits_per_turn
+    return one.commits * share, told.wakings[part]
 
 
 def _simulated(measured: Mapping[str, Measured], costs: Mapping[str, Cost], cores: int) -> Fitted:
@@ -59,9 +77,9 @@ def _simulated(measured: Mapping[str, Measured], costs: Mapping[str, Cost], core
     return Fitted(costs, elsewhere, cores, {name: bare.tell(one) for name, one in measured.items()})
 
 
-def _cost(part: str, measured: Mapping[str, Measured], wakings: Mapping[str, Mapping[str, float]]) -> Cost:
+def _cost(part: str, measured: Mapping[str, Measured], told: Mapping[str, Outcome | _Guess]) -> Cost:
     """Least squares of the relative error, over every choice of costs that may be above zero: there are few."""
-    rows = [(1.0, one.shape.bursts, one.batches, wakings[name][part]) for name, one in measured.items()]
+    rows = [(1.0, one.shape.bursts, *_counts(part, one, told[name])) for name, one in measured.items()]
     seen = [max(one.cpu_ms[part], 1e-6) for one in measured.values()]
     shares = [[value / total for value in row] for row, total in zip(rows, seen, strict=True)]
     kinds = (0, 1, 2) if part in WRITING_BACK else (0, 1, 3)

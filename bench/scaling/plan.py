@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.scaling.costs import COMMITS_BEFORE, PARTS
+from bench.scaling.costs import PARTS
 
 # A conversation here: a message a minute, answered by 300 tokens at 30 a second, five at a time.
 TURN_SECONDS = 60.0
@@ -32,7 +32,7 @@ class Need:
 
 
 def need(
-    conversations: int, cpu_ms_per_turn: Mapping[str, float], batches_per_turn: float, wal_bytes_per_turn: float
+    conversations: int, cpu_ms_per_turn: Mapping[str, float], commits_per_turn: float, wal_bytes_per_turn: float
 ) -> Need:
     """What is per turn, as it is under the measured load that comes nearest."""
     turns = conversations / TURN_SECONDS
@@ -41,7 +41,7 @@ def need(
         turns_per_second=turns,
         streaming=conversations * ANSWER_SECONDS / TURN_SECONDS,
         cores={part: turns * cpu_ms_per_turn[part] / 1000 / FILLED for part in PARTS},
-        commits_per_second=turns * (COMMITS_BEFORE + batches_per_turn),
+        commits_per_second=turns * commits_per_turn,
         wal_bytes_per_second=turns * wal_bytes_per_turn,
         journal_events_per_second=turns * BURSTS,
     )

@@ -1,11 +1,11 @@
 """Turns going through the system, event by event: every part has its CPU, and what is busy makes others wait.
 
 What it knows: the costs of each part (`costs`), that a Python process does one thing at a time and has to be woken
-where it had nothing to do, that processes of one machine share its cores with what else runs there, that a worker
-gathers the bursts of all its answers for a partition and has one message of them in flight, and that persistence takes
-everything that waits in a partition as one transaction. What it leaves out: the network, memory, disks that are busy,
-locks. One constant stands for all waiting that is no CPU: it is set so that a single turn on an idle machine takes as
-long as it was measured to.
+where it had nothing to do, that processes of one machine share its cores with what else runs there, that turns which
+come to a process together are accepted, and claimed, by one transaction, that a worker gathers the bursts of all its
+answers and has one message to each partition in flight, and that a process of persistence takes everything that waits
+for it as one transaction. What it leaves out: the network, memory, disks that are busy, locks. One constant stands for
+all waiting that is no CPU: it is set so that a single turn on an idle machine takes as long as it was measured to.
 """
 
 import heapq
@@ -18,12 +18,14 @@ from itertools import count
 from statistics import mean
 from typing import TypeAlias
 
-from bench.scaling.costs import COMMITS_BEFORE, PARTS, Cost, Shape
+from bench.scaling.costs import PARTS, Cost, Shape
 
 Step: TypeAlias = Generator["Wait", None, None]
 Told: TypeAlias = Callable[[], None]
 
-_GATHER_SECONDS = 0.025  # CHAT_WORKER_FLUSH_SECONDS of what was measured; what is first or last does not wait
+_GATHER_SECONDS = 0.04  # CHAT_WORKER_FLUSH_SECONDS of what was measured; what is first or last does not wait
+_SLICE_SECONDS = 0.02  # so long a process that has more to do keeps its core; set by what was measured
+_TOGETHER_MAX = 32  # as shared/db/together.py has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,15 @@ class Outcome:
     """What came of it. Times in seconds, of turns after the warm-up, as is `busy`, a part's share of its CPU.
 
     The others are of a turn, counted as the benches do: where turns begin at a rate, with the warm-up and until the
-    last one has ended. `wakings`: how often a part had nothing to do and was woken.
+    last one has ended. `write_backs`: those of the commits that are persistence's. `wakings`: how often a part had
+    nothing to do and was woken.
     """
 
     turns_per_second: float
     first_token_p50: float
     first_token_p95: float
     commits_per_turn: float
+    write_backs_per_turn: float
     busy: Mapping[str, float]
     cpu_ms: Mapping[str, float]
     wakings: Mapping[str, float]
@@ -79,15 +83,36 @@ class Place:
     waiting: deque[Step] = field(default_factory=deque)
     busy_seconds: float = 0.0
     wakings: int = 0
+    has_core: bool = False
+    core_since: float = 0.0
+
+
+@dataclass
+class Together:
+    """What a process asks Postgres for: those that come while it asks are asked for together, next."""
+
+    waiting: deque[Place] = field(default_factory=deque)
+    is_asking: bool = False
 
 
 @dataclass
 class Lane:
-    """From one worker to one partition: what waits to be sent, and whether that may be put off."""
+    """From one worker to one partition: what waits to be sent, and whether it is time to."""
 
+    worker: Place
+    partition: int
     waiting: deque[Told] = field(default_factory=deque)
-    is_urgent: bool = False
+    is_due: bool = False
     is_sending: bool = False
+
+
+@dataclass
+class Inbox:
+    """What waits for one process of persistence, of all its partitions."""
+
+    process: Place
+    messages: deque[list[Told]] = field(default_factory=deque)
+    is_writing: bool = False
 
 
 class Clock:
@@ -146,13 +171,15 @@ class Simulation:
             Place(fleet.rabbitmq_cores, "rabbitmq"),
         )
         self._places = [*self._gateways, *self._workers, *self._persistences, self._postgres, self._rabbitmq]
-        self._lanes = [[Lane() for _ in range(fleet.partitions)] for _ in range(fleet.workers)]
-        self._partitions: list[deque[list[Told]]] = [deque() for _ in range(fleet.partitions)]
-        self._writing = [False] * fleet.partitions
+        self._accepting = [Together() for _ in self._gateways]
+        self._claiming = [Together() for _ in self._workers]
+        self._lanes = [[Lane(worker, number) for number in range(fleet.partitions)] for worker in self._workers]
+        self._tides: list[list[Lane]] = [[] for _ in self._workers]  # lanes that leave when it is time
+        self._inboxes = [Inbox(process) for process in self._persistences]
         self._counts_from = 0.0
         self._first: list[float] = []
         self._turns = 0
-        self._commits = 0
+        self._commits = self._write_backs = 0
 
     def run(self, seconds: float, warm_up_seconds: float) -> Outcome:
         """So many seconds after the warm-up. Turns that begin at a rate run to their end after that."""
@@ -178,6 +205,7 @@ class Simulation:
             first_token_p50=first[len(first) // 2],
             first_token_p95=first[int(len(first) * 0.95)],
             commits_per_turn=whole.commits / whole.turns if whole.turns else float("nan"),
+            write_backs_per_turn=whole.write_backs / whole.turns if whole.turns else float("nan"),
             busy=self._shares(after.since(before), seconds),
             cpu_ms={part: whole.seconds[part] * 1000 / max(1, whole.turns) for part in PARTS},
             wakings={part: whole.wakings[part] / max(1, whole.turns) for part in PARTS},
@@ -188,7 +216,7 @@ class Simulation:
         for place in self._places:
             seconds[place.part] += place.busy_seconds
             wakings[place.part] += place.wakings
-        return _Counts(self._turns, self._commits, seconds, wakings)
+        return _Counts(self._turns, self._commits, self._write_backs, seconds, wakings)
 
     def _shares(self, counts: "_Counts", seconds: float) -> dict[str, float]:
         rooms = dict.fromkeys(PARTS, 0)
@@ -212,32 +240,56 @@ class Simulation:
             yield from self._turn()
 
     def _turn(self) -> Step:
-        """Accept, dispatch, claim, history, then a burst after the other to the journal and to the reader."""
+        """Accept, dispatch, claim with the history, then a burst after the other to the journal and to the reader."""
         began = self._clock.now
-        gateway, number_of_worker = self._random.choice(self._gateways), self._random.randrange(len(self._workers))
-        worker, partition = self._workers[number_of_worker], self._random.randrange(self._fleet.partitions)
-        lane = self._lanes[number_of_worker][partition]
-        for place, share in (
-            *((gateway, 1 / 2), (self._postgres, 1 / 3), (gateway, 1 / 2), (self._rabbitmq, 1)),
-            *((worker, 1 / 3), (self._postgres, 1 / 3), (worker, 1 / 3), (self._postgres, 1 / 3), (worker, 1 / 3)),
-        ):
-            yield from self._use(place, self._costs[place.part].turn_ms * share)
+        at, of = self._random.randrange(len(self._gateways)), self._random.randrange(len(self._workers))
+        gateway, worker = self._gateways[at], self._workers[of]
+        partition = self._random.randrange(self._fleet.partitions)
+        costs = self._costs
+        yield from self._use(gateway, costs["gateway"].turn_ms / 2)
+        yield from self._ask(self._accepting[at])
+        yield from self._use(gateway, costs["gateway"].turn_ms / 2)
+        yield from self._use(self._rabbitmq, costs["rabbitmq"].turn_ms)
+        yield from self._use(worker, costs["chat-worker"].turn_ms / 2)
+        yield from self._ask(self._claiming[of])
+        yield from self._use(worker, costs["chat-worker"].turn_ms / 2)
         yield Wait(self._elsewhere_seconds)
-        self._commits += COMMITS_BEFORE
         for number in range(self._shape.bursts):
             if number:
                 yield Wait(self._shape.pause_seconds)
             yield from self._beside(self._fleet.beside_ms / self._shape.bursts)
-            yield from self._use(worker, self._costs["chat-worker"].burst_ms)
+            yield from self._use(worker, costs["chat-worker"].burst_ms)
             stored = Place(1, inside=1)
-            is_urgent = number in {0, self._shape.bursts - 1}
-            self._gather(lane, partition, worker, partial(self._clock.leave, stored), is_urgent=is_urgent)
+            self._lanes[of][partition].waiting.append(partial(self._clock.leave, stored))
+            if number in {0, self._shape.bursts - 1}:
+                self._leave(self._lanes[of][partition])
+            else:
+                self._wait_for_tide(self._tides[of], self._lanes[of][partition])
             reading = self._read(gateway, stored, began if number == 0 else None)
             if number < self._shape.bursts - 1:
                 self._clock.start(reading)
             else:
                 yield from reading
         self._turns += 1
+
+    def _ask(self, together: Together) -> Step:
+        """A third of what a turn costs Postgres, along with others of the same process."""
+        told = Place(1, inside=1)
+        together.waiting.append(told)
+        if not together.is_asking:
+            together.is_asking = True
+            self._clock.start(self._answer(together))
+        yield Wait(place=told)
+
+    def _answer(self, together: Together) -> Step:
+        cost = self._costs["postgres"]
+        while together.waiting:
+            asked = [together.waiting.popleft() for _ in range(min(_TOGETHER_MAX, len(together.waiting)))]
+            yield from self._use(self._postgres, cost.turn_ms / 3 * len(asked) + cost.commit_ms)
+            self._commits += 1
+            for told in asked:
+                self._clock.leave(told)
+        together.is_asking = False
 
     def _read(self, gateway: Place, stored: Place, began: float | None) -> Step:
         """The reader hears of a burst once it is stored; of the first, note how long after the turn began."""
@@ -246,43 +298,54 @@ class Simulation:
         if began is not None and began >= self._counts_from:
             self._first.append(self._clock.now - began)
 
-    def _gather(self, lane: Lane, partition: int, worker: Place, told: Told, *, is_urgent: bool) -> None:
-        lane.waiting.append(told)
-        lane.is_urgent |= is_urgent
+    def _wait_for_tide(self, tide: list[Lane], lane: Lane) -> None:
+        """All partitions of a worker leave at the same time, so long after the first of them had something."""
+        if not tide:
+            self._clock.start(self._turn_tide(tide), _GATHER_SECONDS)
+        tide.append(lane)
+
+    def _turn_tide(self, tide: list[Lane]) -> Step:
+        lanes = tide.copy()
+        tide.clear()
+        for lane in lanes:
+            self._leave(lane)
+        yield from ()
+
+    def _leave(self, lane: Lane) -> None:
+        lane.is_due = True
         if not lane.is_sending:
             lane.is_sending = True
-            self._clock.start(self._send(lane, partition, worker))
+            self._clock.start(self._send(lane))
 
-    def _send(self, lane: Lane, partition: int, worker: Place) -> Step:
+    def _send(self, lane: Lane) -> Step:
         """One message after the other, each with all that waits when the one before is confirmed."""
-        while lane.waiting:
-            if not lane.is_urgent:
-                yield Wait(_GATHER_SECONDS)
-            lane.is_urgent = False
+        while lane.is_due and lane.waiting:
+            lane.is_due = False
             message = [lane.waiting.popleft() for _ in range(len(lane.waiting))]
             yield from self._use(self._rabbitmq, self._costs["rabbitmq"].burst_ms * len(message))
-            self._partitions[partition].append(message)
-            if not self._writing[partition]:
-                self._writing[partition] = True
-                self._clock.start(self._write(partition))
-            yield from self._use(worker, 0.0)  # which has to see the confirmation
+            inbox = self._inboxes[lane.partition % len(self._inboxes)]
+            inbox.messages.append(message)
+            if not inbox.is_writing:
+                inbox.is_writing = True
+                self._clock.start(self._write(inbox))
+            yield from self._use(lane.worker, 0.0)  # which has to see the confirmation
         lane.is_sending = False
 
-    def _write(self, partition: int) -> Step:
+    def _write(self, inbox: Inbox) -> Step:
         """Everything that waits is one transaction, and then everything that has come meanwhile."""
-        persistence = self._persistences[partition % len(self._persistences)]
-        waiting = self._partitions[partition]
         own, postgres, rabbitmq = (self._costs[part] for part in ("persistence", "postgres", "rabbitmq"))
-        share = own.turn_ms / self._shape.bursts  # of the turn's own cost, which comes with its bursts
-        while waiting:
-            batch = [told for _ in range(len(waiting)) for told in waiting.popleft()]
-            yield from self._use(persistence, (share + own.burst_ms) * len(batch) + own.commit_ms)
-            yield from self._use(self._postgres, postgres.burst_ms * len(batch) + postgres.commit_ms)
+        # Of the turn's own cost, which comes with its bursts.
+        own_share, postgres_share = (cost / self._shape.bursts for cost in (own.turn_ms, postgres.turn_ms / 3))
+        while inbox.messages:
+            batch = [told for _ in range(len(inbox.messages)) for told in inbox.messages.popleft()]
+            yield from self._use(inbox.process, (own_share + own.burst_ms) * len(batch) + own.commit_ms)
+            yield from self._use(self._postgres, (postgres_share + postgres.burst_ms) * len(batch) + postgres.commit_ms)
             yield from self._use(self._rabbitmq, rabbitmq.commit_ms)
             self._commits += 1
+            self._write_backs += 1
             for told in batch:
                 told()
-        self._writing[partition] = False
+        inbox.is_writing = False
 
     def _use(self, place: Place, milliseconds: float) -> Step:
         """Its process, then a core of its machine, for about so long; and longer where it had nothing to do."""
@@ -291,8 +354,15 @@ class Simulation:
             milliseconds += self._costs[place.part].waking_ms
         seconds = 2 * self._random.random() * milliseconds / 1000  # no function of the platform's, so the same anywhere
         yield Wait(place=place)
-        yield from self._compute(seconds)
+        if self._machine and not place.has_core:
+            yield Wait(place=self._machine)
+            place.has_core, place.core_since = place.room == 1, self._clock.now
+        yield Wait(seconds)
         place.busy_seconds += seconds
+        goes_on = place.has_core and place.waiting and self._clock.now < place.core_since + _SLICE_SECONDS
+        if self._machine and not goes_on:
+            place.has_core = False
+            self._clock.leave(self._machine)
         self._clock.leave(place)
 
     def _beside(self, milliseconds: float) -> Step:
@@ -314,6 +384,7 @@ class _Counts:
 
     turns: int
     commits: int
+    write_backs: int
     seconds: Mapping[str, float]
     wakings: Mapping[str, int]
 
@@ -321,6 +392,7 @@ class _Counts:
         return _Counts(
             self.turns - before.turns,
             self.commits - before.commits,
+            self.write_backs - before.write_backs,
             {part: self.seconds[part] - before.seconds[part] for part in PARTS},
             {part: self.wakings[part] - before.wakings[part] for part in PARTS},
         )
