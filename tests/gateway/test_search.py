@@ -190,7 +190,16 @@ async def test_what_was_found_is_read_page_by_page_in_both_orders(ada: Caller, t
         assert page["has_more"] is False
 
 
-@pytest.mark.parametrize("text", [" ".join(map(chr, range(0x20000, 0x20000 + 40_000))), "a-" * 40_000, "x" * 90_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        " ".join(map(chr, range(0x20000, 0x20000 + 40_000))),
+        "a-" * 40_000,
+        "x" * 90_000,
+        "a1@" * 30_000,  # Postgres took a minute to find its words
+        "<!-- " * 20_000,
+    ],
+)
 async def test_no_text_is_too_odd_to_be_stored(ada: Caller, turns: Turns, found: Search, text: str) -> None:
     conversation_id = await a_conversation(turns, ada, "Hello", text)
 
@@ -253,13 +262,19 @@ async def crowd(turns: Turns, database_urls: dict[str, str]) -> Crowd:
                 "insert into conversations (id, user_id)"
                 " select gen_random_uuid(), 'nobody' from generate_series(1, 9000)"
             )
-        index = SearchIndex(turns.persistence, round_seconds=1, messages_max=2_000)
-        while await index.run_once():
-            pass
-        async with owner.transaction():  # what others said in this moment
+        async with owner.transaction():  # what was said in the last moment, by others and a little by the user
             await owner.execute("set local row_security = off")
             await owner.execute(
-                "insert into unindexed_messages select id, user_id from messages where user_id <> $1 limit 2000",
+                """
+                with later as (
+                    delete from message_words where message_id in (
+                        (select message_id from message_words where user_id <> $1 limit 2000)
+                        union all
+                        (select message_id from message_words where user_id = $1 and words @@ 'needle' limit 5))
+                    returning message_id, user_id
+                )
+                insert into unindexed_messages select * from later
+                """,
                 user_id,
             )
         await owner.execute(f"vacuum analyze {_TABLES}")
@@ -471,5 +486,6 @@ async def test_a_search_asks_the_index_of_words_and_reads_little_of_what_others_
     assert all("needle" in found.snippet for found in run.found.values())
     assert explaining.scanned_whole == set()
     assert "message_words_search" in explaining.indexes
-    assert explaining.rows_of("unindexed_messages") == 0
+    assert "unindexed_messages_by_user" in explaining.indexes
+    assert explaining.rows_of("unindexed_messages") <= 2 * 5
     assert explaining.rows_of("message_words") <= 2 * (2 * _TURN_COUNT // 10 * 2)

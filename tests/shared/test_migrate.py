@@ -78,8 +78,8 @@ async def test_a_database_of_the_first_version_goes_on_where_it_was() -> None:
                 new: (1, 1),
             }
         async with _connected(urls[None]) as owner:
-            assert await owner.fetchval("select count(*) from message_words") == 4
-            assert await owner.fetchval("select count(*) from unindexed_messages") == 1
+            assert await owner.fetchval("select count(*) from message_words") == 5
+            assert await owner.fetchval("select count(*) from unindexed_messages") == 0
 
 
 async def test_a_migration_that_waits_for_a_table_lets_everybody_else_use_it() -> None:

@@ -62,7 +62,7 @@ RIGHTS: Mapping[str, Mapping[str, May]] = {
             "cancel_requested_at dispatched_at answered_at deleted_at",
         ),
         "journal": May(ALL, "job_id first_seq last_seq user_id frames"),
-        "message_words": May("message_id conversation_id user_id"),
+        "message_words": May("message_id conversation_id user_id", ALL),
         "messages": May(ALL, f"{_SPOKEN} role content parts status metadata", "deleted_at"),
         "purges": May(ALL, "id user_id user_digest requested_by"),
         "shares": May(
@@ -169,11 +169,13 @@ RIGHTS: Mapping[str, Mapping[str, May]] = {
 
 FUNCTIONS: Mapping[str, set[str]] = {
     "parley_gateway": {
-        "accept_turn", "accept_turns", "note_usage", "begin_search", "found_messages", "search_query", "user_word",
-        "words_of", "note_event", "wire_id", "purge_digest", "read_share",
+        "accept_turn", "accept_turns", "note_usage", "begin_search", "found_messages", "parsable", "search_query",
+        "user_word", "words_of", "note_event", "wire_id", "purge_digest", "read_share",
     },
     "parley_worker": {"begin_attempts", "claim_job", "history_of", "see_tools"},
-    "parley_persistence": {"user_word", "words_of", "note_event", "wire_id", "purge_digest", "forget_audit_log"},
+    "parley_persistence": {
+        "parsable", "user_word", "words_of", "note_event", "wire_id", "purge_digest", "forget_audit_log",
+    },
     "parley_tools": set(),
 }  # fmt: skip
 OF_THE_OWNER = {"note_usage", "forget_audit_log", "read_share"}  # functions that run with its rights

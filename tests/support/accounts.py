@@ -117,13 +117,10 @@ def _statements(account: Account) -> list[tuple[object, ...]]:
         ),
         (
             """
-            with indexed as (
-                insert into message_words (message_id, conversation_id, user_id, words)
-                select id, conversation_id, user_id, words_of(user_id, content) from messages
-                where user_id = $1 and conversation_id = $2
-                returning message_id
+            with unindexed as (
+                delete from message_words where user_id = $1 and conversation_id = $2 returning message_id
             )
-            delete from unindexed_messages where message_id in (select message_id from indexed)
+            insert into unindexed_messages (message_id, user_id) select message_id, $1 from unindexed
             """,
             *(user_id, conversation_id),
         ),

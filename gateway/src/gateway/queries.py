@@ -263,7 +263,8 @@ async def _found_in(db: Any, user_id: str, conversations: Iterable[Row], query: 
     rows = await db.fetch(
         """
         select conversation_id, id, job_id,
-               ts_headline('simple', translate(left(content, 10000), $5, ''), $3::text::tsquery, $4) as snippet
+               ts_headline('simple', parsable(translate(left(content, 10000), $5, '')), $3::text::tsquery, $4)
+                   as snippet
         from (select distinct on (m.conversation_id) m.conversation_id, m.id, m.job_id, m.content
               from found_messages($1) w join messages m on m.id = w.message_id and m.deleted_at is null
               where w.conversation_id = any($2)

@@ -15,8 +15,9 @@ from shared.supervision import supervised
 
 log = get_logger()
 
-LOCK = 7214005  # of Postgres; any number that nothing else in the database locks
+LOCK = 7214004  # of Postgres; any number that nothing else in the database locks
 
+_BYTES_MAX = 256 * 2**10  # of content, at a time; more only where one message has more
 _LOCK_SECONDS = 0.1  # for messages that are being deleted: long before Postgres would look for a deadlock
 _REST = 3.0  # times as long as it took, before it goes on with more
 
@@ -39,8 +40,8 @@ class SearchIndex:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def run_once(self) -> int:
-        """Index the oldest messages; returns how many. 0 also where another process is at it.
+    async def run_once(self) -> bool:
+        """Index the oldest messages, unless another process is at it; returns whether there may be more of them.
 
         Raises DatabaseUnavailableError, also where one of them is just being deleted.
         """
@@ -51,35 +52,44 @@ class SearchIndex:
                 str(round(_LOCK_SECONDS * 1_000)),
             )
             if not is_free:
-                return 0
-            status: str = await connection.execute(
+                return False
+            # What somebody has deleted meanwhile is not among those that were taken.
+            row = await connection.fetchrow(
                 """
                 with next as materialized (
-                    select m.id, m.conversation_id, m.user_id, m.content
+                    select u.message_id, sum(octet_length(m.content)) over before_it as bytes_before
                     from (select message_id from unindexed_messages order by message_id limit $1) u
                     join messages m on m.id = u.message_id
+                    window before_it as (order by u.message_id rows between unbounded preceding and 1 preceding)
+                ), taken as (
+                    delete from unindexed_messages
+                    where message_id = any(array(
+                        select message_id from next where bytes_before is null or bytes_before < $2))
+                    returning message_id
                 ), indexed as (
                     insert into message_words (message_id, conversation_id, user_id, words)
-                    select id, conversation_id, user_id, words_of(user_id, content) from next
+                    select id, conversation_id, user_id, words_of(user_id, content) from messages
+                    where id = any(array(select message_id from taken))
                     on conflict (message_id) do nothing
                 )
-                delete from unindexed_messages where message_id in (select id from next)
+                select (select count(*) from taken) as count, (select count(*) from next) as next_count
                 """,
                 self._messages_max,
+                _BYTES_MAX,
             )
-        count = int(status.rpartition(" ")[2])
-        counts.MESSAGES_INDEXED.inc(count)
-        return count
+        assert row is not None
+        counts.MESSAGES_INDEXED.inc(row["count"])
+        return bool(row["next_count"] == self._messages_max or row["next_count"] > row["count"])
 
     async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
         while True:
-            began_at, count = clock(), 0
+            began_at, is_behind = clock(), False
             try:
-                count = await self.run_once()
+                is_behind = await self.run_once()
             except DatabaseUnavailableError:
                 pass  # said already; there is no hurry
             except Exception as error:  # noqa: BLE001
                 log.error("search_index_failed", **described(error))  # noqa: TRY400 - a traceback may quote what rows hold
-            is_behind = count == self._messages_max
-            await asyncio.sleep(_REST * (clock() - began_at) if is_behind else self._round_seconds)
+            rest = _REST * (clock() - began_at)
+            await asyncio.sleep(rest if is_behind else max(rest, self._round_seconds))

@@ -50,6 +50,7 @@ _SERVER_SETTINGS = {
     "idle_in_transaction_session_timeout": "10000",
     "client_connection_check_interval": "1000",
     "jit": "off",
+    "app.index_later": "on",  # messages need not wait for the index of their words: this version looks there, too
 }
 
 
