@@ -4,11 +4,12 @@ import contextlib
 import re
 
 import pytest
-from playwright.async_api import BrowserContext, Page, expect
+from playwright.async_api import BrowserContext, Page, Request, expect
 
 from tests.support.client import Client
 from tests.support.stack import Stack, token_of
 from tests.support.tcp import Line
+from tests.support.waiting import wait_until
 from tests.web.conftest import Complaints, NewDevice
 from tests.web.steps import (
     answer_of,
@@ -74,20 +75,39 @@ async def test_a_change_that_comes_too_late_is_told(
 ) -> None:
     """Branches stay as they are while something is answered, which a tab that sleeps does not know of: 409."""
     complaints.expect(409)
+    under_way: set[Request] = set()
+
+    def begins(request: Request) -> None:
+        under_way.add(request)
+
+    def is_over(request: Request) -> None:
+        under_way.discard(request)
+
+    device.on("request", begins)
+    device.on("requestfinished", is_over)
+    device.on("requestfailed", is_over)
     user = new_user()
     page = await come_in(device, user)
+    await page.clock.install()
     await ask(page, "[[demo: echo]] one")
     await answer_of(page).get_by_role("button", name="Answer again").click()
     await expect(page.get_by_role("img", name="Version 2 of 2")).to_be_visible()
     await at_rest(page)
-    await page.clock.install()
+    previous = page.get_by_role("button", name="Previous version")
+    await expect(previous).to_be_enabled()  # it has heard, too, that nothing runs in the conversation any more
     await put_behind(page)
     await page.clock.run_for(16_000)
+
+    async def is_asleep() -> bool:
+        """Its streams are given back, and what it asked before is answered."""
+        return not under_way
+
+    await wait_until(is_asleep)
     client = Client(stack.gateway().url, user)
     conversation = (await page.evaluate("location.hash")).removeprefix("#/")
     running = await client.create("[[demo: tokens=500 delay_ms=20]] go", conversation=conversation, background=True)
 
-    await page.get_by_role("button", name="Previous version").click()
+    await previous.click()
 
     await expect(page.get_by_text("That did not work. Try again.")).to_be_visible()
     await client.http.post(f"/v1/responses/{running['id']}/cancel")
