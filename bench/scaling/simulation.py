@@ -6,6 +6,7 @@ come to a process together are accepted, and claimed, by one transaction, that a
 answers and has one message to each partition in flight, and that a process of persistence takes everything that waits
 for it as one transaction. What it leaves out: the network, memory, disks that are busy, locks. One constant stands for
 all waiting that is no CPU: it is set so that a single turn on an idle machine takes as long as it was measured to.
+Another, `_SLICE_SECONDS`, by the transactions of a turn at saturation.
 """
 
 import heapq
